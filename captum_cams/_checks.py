@@ -1,0 +1,287 @@
+"""The words of every error: the argument, what was expected, what came, the remedy."""
+
+from collections.abc import Collection, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_cams._captum import BaselineType, TargetType
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {_shape(value)}"
+    return repr(value) if isinstance(value, (Real, str)) else type(value).__name__
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def check_count(name: str, value: object) -> int:
+    """An integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer of at least 1, got {_kind(value)}")
+    if value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value}")
+    return int(value)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        known = ", ".join(f"'{choice}'" for choice in choices)
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
+
+
+def check_percentile(name: str, value: float | None) -> None:
+    """A percentile in [0, 100], or None."""
+    if value is not None and not 0 <= value <= 100:
+        raise ValueError(
+            f"{name} must lie in [0, 100], or be None for no de-noising, got {value}"
+        )
+
+
+def check_groups(groups: int, channels: int) -> None:
+    """No more groups than channels."""
+    if groups > channels:
+        raise ValueError(
+            f"groups must be at most the number of the layer's channels, {channels}, "
+            f"got {groups}"
+        )
+
+
+def check_blur(inputs: Tensor, kernel_size: int, sigma: float) -> None:
+    """A Gaussian kernel that fits every spatial side under a reflected border."""
+    if inputs.dim() < 3:
+        raise ValueError(
+            "a blur needs inputs with spatial axes, (N, C, *spatial), got shape "
+            f"{_shape(inputs)}; give baselines as a tensor or a number instead"
+        )
+    if check_count("the blur's kernel size", kernel_size) % 2 == 0:
+        raise ValueError(f"the blur's kernel size must be odd, got {kernel_size}")
+    if not sigma > 0:
+        raise ValueError(f"the blur's sigma must be above 0, got {sigma}")
+    side = min(inputs.shape[2:])
+    if side <= kernel_size // 2:
+        raise ValueError(
+            f"the blur's kernel size {kernel_size} needs sides of at least "
+            f"{kernel_size // 2 + 1} pixels, got inputs of shape {_shape(inputs)}; "
+            f"a kernel size of {2 * side - 1} or less fits"
+        )
+
+
+def check_inputs(inputs: object) -> tuple[Tensor, ...]:
+    """One floating tensor or a tuple of them, with one number of examples; detached."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        given = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
+        raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {given}")
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"inputs must be of a floating dtype, got {tensor.dtype}; convert "
+                "them, or pass what is not to be explained as additional_forward_args"
+            )
+        if tensor.dim() == 0 or tensor.shape[0] == 0:
+            raise ValueError(
+                "inputs must hold at least one example along their first axis, got "
+                f"shape {_shape(tensor)}"
+            )
+    if len({tensor.shape[0] for tensor in tensors}) > 1:
+        shapes = ", ".join(_shape(tensor) for tensor in tensors)
+        raise ValueError(f"inputs must agree in their first axis, got shapes {shapes}")
+    return tuple(tensor.detach() for tensor in tensors)
+
+
+def check_baselines(
+    baselines: BaselineType, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """One baseline an input, as tensors expanded to the inputs' shapes."""
+    if baselines is None:
+        baselines = (0,) * len(inputs)
+    values = baselines if isinstance(baselines, tuple) else (baselines,)
+    if len(values) != len(inputs):
+        raise ValueError(
+            f"baselines must be as many as the inputs, {len(inputs)}, got {len(values)}"
+        )
+    return tuple(
+        _expand_baseline(value, tensor)
+        for value, tensor in zip(values, inputs, strict=True)
+    )
+
+
+def _expand_baseline(baseline: object, tensor: Tensor) -> Tensor:
+    if isinstance(baseline, Tensor):
+        fits = baseline.dim() == 0 or (
+            baseline.shape[1:] == tensor.shape[1:]
+            and baseline.shape[0] in (1, tensor.shape[0])
+        )
+        if not fits:
+            raise ValueError(
+                f"baselines must have the inputs' shape {_shape(tensor)}, or 1 in its "
+                f"first place, or be a number, got shape {_shape(baseline)}"
+            )
+        if baseline.device != tensor.device and baseline.dim() > 0:
+            raise ValueError(
+                f"baselines must be on the inputs' device {tensor.device}, got "
+                f"{baseline.device}; move them with .to()"
+            )
+        return baseline.detach().to(tensor).expand_as(tensor)
+    if isinstance(baseline, Real):
+        return tensor.new_tensor(float(baseline)).expand_as(tensor)
+    raise TypeError(
+        f"baselines must be tensors or numbers, got {type(baseline).__name__}"
+    )
+
+
+def check_target(target: TargetType, num_examples: int) -> Tensor | None:
+    """
+    Any of Captum's forms of a target as indices, one row an example.
+
+    Returns:
+        An int64 tensor (N, d) on the CPU, d being the number of indexed axes, or None.
+    """
+    if target is None:
+        return None
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.dtype == torch.bool:
+            raise TypeError(f"target must hold integers, got {target.dtype}")
+        if target.dim() > 1:
+            raise ValueError(
+                "target as a tensor must be 0-dimensional or of shape "
+                f"({num_examples},), got shape {_shape(target)}"
+            )
+        target = target.tolist()
+    if isinstance(target, list):
+        rows = [_indices(element) for element in target]
+        if len(rows) == 1:
+            rows *= num_examples
+    else:
+        rows = [_indices(target)] * num_examples
+    if len(rows) != num_examples:
+        raise ValueError(
+            "target must be one index for all examples or one for each, "
+            f"{num_examples}, got {len(rows)}"
+        )
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("target must index the same number of axes for every example")
+    return torch.tensor(rows, dtype=torch.int64)  # (N, d)
+
+
+def _indices(element: Any) -> tuple[int, ...]:
+    parts = element if isinstance(element, tuple) else (element,)
+    if not parts or not all(isinstance(part, Integral) for part in parts):
+        raise TypeError(
+            "target must be an integer, a tuple of integers, a tensor of integers, or "
+            f"a list of integers or tuples, got {_kind(element)}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
+    """What `forward_func` returned: a tensor with a row an example, and the target."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
+            "in a function that returns the scores alone"
+        )
+    if output.dim() == 0 and rows == 1:
+        output = output.reshape(1)
+    if output.dim() == 0 or output.shape[0] != rows:
+        raise ValueError(
+            f"forward_func must return one row for each of its {rows} examples, got "
+            f"shape {_shape(output)}"
+        )
+    axes = () if target is None else tuple(range(1, 1 + target.shape[1]))
+    if len(axes) >= output.dim() or output.shape[1 + len(axes) :].numel() != 1:
+        raise ValueError(
+            f"target must select one number of each example from an output of shape "
+            f"{_shape(output)}, got "
+            + ("None" if target is None else f"an index into {len(axes)} of its axes")
+        )
+    if target is not None:
+        for axis, indices in zip(axes, target.unbind(1), strict=True):
+            size = output.shape[axis]
+            outside = (indices < -size) | (indices >= size)
+            if outside.any():
+                raise ValueError(
+                    f"target must lie in [0, {size - 1}] for an output of shape "
+                    f"{_shape(output)}, got {int(indices[outside][0])}"
+                )
+    return output
+
+
+def check_layer(layer: object) -> None:
+    """A module, or a list of modules."""
+    modules = layer if isinstance(layer, list) else [layer]
+    if not modules or not all(isinstance(module, Module) for module in modules):
+        given = (
+            ", ".join(type(module).__name__ for module in modules) or "an empty list"
+        )
+        raise TypeError(
+            "layer must be a torch.nn.Module of the model, or a list of them, got "
+            f"{given}"
+        )
+
+
+def check_one_layer(layer: object) -> None:
+    """A single module."""
+    if isinstance(layer, list):
+        raise TypeError(
+            f"layer must be one torch.nn.Module here, got a list of {len(layer)}; "
+            "explain them one after the other"
+        )
+    check_layer(layer)
+
+
+def check_one_tensor(tensors: Sequence[Tensor]) -> None:
+    """A layer that gives a single tensor."""
+    if len(tensors) > 1:
+        raise ValueError(
+            f"layer must give one tensor here, got {len(tensors)}; choose a module "
+            "that gives one of them"
+        )
+
+
+def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
+    """A layer with the inputs' spatial axes, at least one."""
+    for tensor in inputs:
+        if maps.dim() != tensor.dim() or maps.dim() < 3:
+            raise ValueError(
+                "layer must give feature maps (N, K, *spatial) with as many spatial "
+                f"axes as the inputs, got shape {_shape(maps)} for inputs of shape "
+                f"{_shape(tensor)}; choose a convolutional layer"
+            )
+
+
+def check_layer_tensors(tensors: Sequence[object]) -> None:
+    """What a layer gave to its hook."""
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                "layer must give tensors or a tuple of tensors, got "
+                f"{type(tensor).__name__}; choose a module inside it"
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
+                "choose a layer behind it"
+            )
+
+
+def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
+    """No NaN and no infinity; `examples` names the example of each row."""
+    # The sum is one quick pass; only an odd one is looked at more closely.
+    if tensor.flatten().sum(dtype=torch.float32).isfinite():
+        return
+    broken = ~tensor.flatten(1).isfinite().all(1)  # (B,)
+    if broken.any():
+        example = int(examples[broken.cpu()][0])
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity for example {example}; look "
+            "for it in the inputs and in the model's weights"
+        )

@@ -1,0 +1,238 @@
+"""Group-CAM."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from tqdm import tqdm
+
+from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._checks import (
+    check_baselines,
+    check_count,
+    check_groups,
+    check_inputs,
+    check_one_layer,
+    check_one_tensor,
+    check_percentile,
+    check_spatial,
+)
+from captum_cams.attr._cam import CamAttribution, pool
+from captum_cams.baselines import blurred
+from captum_cams.layer_eval import (
+    LayerEvaluator,
+    TargetOutput,
+    chunk_rows,
+    outputs_in_chunks,
+)
+from captum_cams.masks import blend, denoise, group, min_max, upsample
+
+
+class GroupCam(CamAttribution):
+    r"""
+    Group-CAM.
+
+    Splits the layer's feature maps into G groups, makes a mask of each, and weighs
+    the masks by how much confidence the masked input gains over a blurred one:
+
+    .. math::
+        w_k = \frac{1}{Z} \sum_{ij} \frac{\partial y}{\partial A_{kij}}, \qquad
+        M_r = \mathrm{ReLU} \sum_{k \in \mathrm{group}\ r} w_k A^k
+        \quad \text{(eq. 1-2)},
+
+    de-noised (eq. 3: 0 where not above the mask's own 70th percentile), scaled to
+    [0, 1] (eq. 4) and upsampled to :math:`M'_r`; then, with the blurred input
+    :math:`\tilde x` and the confidence :math:`S`,
+
+    .. math::
+        x'_r = x \odot M'_r + \tilde x \odot (1 - M'_r), \qquad
+        \alpha_r = S(x'_r) - S(\tilde x), \qquad
+        \mathrm{map} = \mathrm{ReLU} \sum_r \alpha_r M'_r
+
+    (eq. 5-7, Algorithm 1). A constant :math:`M_r` has mask and weight 0.
+
+    Where this class leaves the authors' code, and the switch that undoes it: gradient
+    and confidence are both of `forward_func`'s target output, as in the paper; with
+    logits and ``confidence_func=lambda y: y.softmax(1)`` they differ as in the code.
+    Returned maps are not normalised. The number of channels need not be a multiple of
+    `groups`: sizes of groups then differ by one.
+
+    Source: Q. Zhang, L. Rao, Y. Yang, "Group-CAM: Group Score-Weighted Visual
+    Explanations for Deep Convolutional Networks", 2021,
+    https://arxiv.org/abs/2103.13859
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it.
+        layer (torch.nn.Module): The layer that gives the masks, (N, K, \*spatial)
+            with as many spatial axes as the input.
+        device_ids (list of int, optional): Needed only where `forward_func` applies a
+            `DataParallel` model without being one itself.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> group_cam = GroupCam(model, model.block5)
+        >>> group_cam.attribute(pictures.images, target=pictures.labels).shape
+        torch.Size([2, 1, 128, 128])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        check_one_layer(layer)
+        super().__init__(forward_func, layer, device_ids)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        groups: int = 32,
+        *,
+        denoise_percentile: float | None = 70.0,
+        blur_kernel_size: int = 51,
+        blur_sigma: float = 50.0,
+        confidence_func: Callable[[Tensor], Tensor] | None = None,
+        use_gradients: bool = True,
+        relu_attributions: bool = True,
+        attribute_to_layer_input: bool = False,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Maps over the input, summed from the masks of groups of feature maps.
+
+        One forward pass and the backward pass from the output to the layer give the
+        masks of an example, `groups` + 1 forward passes their weights.
+
+        Args:
+            inputs (Tensor or tuple of Tensor): Examples to explain,
+                (N, C, \*spatial), of a floating dtype. Every tensor of a tuple is
+                masked at its own size; one without spatial axes belongs into
+                `additional_forward_args`.
+            baselines (Tensor, number or tuple, optional): What shows where a mask is
+                0. Default: None, the blurred input
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            groups (int): G, from 1 to the layer's number of channels. Default: 32
+            denoise_percentile (float, optional): theta of eq. 3 in [0, 100]; None
+                leaves eq. 3 out. Default: 70
+            blur_kernel_size (int): Taps of the Gaussian blur, odd. Default: 51
+            blur_sigma (float): Its standard deviation in pixels. Default: 50
+            confidence_func (Callable, optional): Applied to `forward_func`'s output
+                before the target is selected, for the confidences alone.
+            use_gradients (bool): False is the variant of section 5: masks are of the
+                plain sums of feature maps, without gradients and without de-noising,
+                and there is no backward pass. Default: True
+            relu_attributions (bool): Whether the map is rectified (eq. 7).
+                Default: True
+            attribute_to_layer_input (bool): Whether the layer's input gives the masks
+                instead of its output. Default: False
+            internal_batch_size (int, optional): Most inputs that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+            show_progress (bool): Whether a bar counts the masked inputs.
+                Default: False
+
+        Returns:
+            *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the
+            confidence; a tuple of them for a tuple of inputs.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit; if the layer is not
+                reached, has other spatial axes than the input, or its activations are
+                not finite.
+        """
+        groups = check_count("groups", groups)
+        check_percentile("denoise_percentile", denoise_percentile)
+        ends = check_inputs(inputs)
+        if baselines is None:
+            starts = tuple(blurred(x, blur_kernel_size, blur_sigma) for x in ends)
+        else:
+            starts = check_baselines(baselines, ends)
+        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        evaluator = LayerEvaluator(
+            output, self.layer, self.device_ids, attribute_to_layer_input
+        )
+        confidence = TargetOutput(
+            self.forward_func, ends, target, additional_forward_args, confidence_func
+        )
+        chunk = chunk_rows(ends, internal_batch_size)
+
+        cams = []
+        rows = len(ends[0]) * (groups + 1)
+        with tqdm(total=rows, disable=not show_progress, unit="mask") as bar:
+            for examples in torch.split(torch.arange(len(ends[0])), chunk):
+                points = tuple(x[examples] for x in ends)
+                if use_gradients:
+                    activations, gradients, _ = evaluator(points, examples)
+                    channels = pool(_only(gradients)) * _only(activations)  # w_k A^k
+                else:
+                    channels = _only(evaluator.activations(points, examples))
+                check_spatial(channels, ends)
+                check_groups(groups, channels.shape[1])
+                masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
+                if use_gradients and denoise_percentile is not None:
+                    masks = denoise(masks, denoise_percentile)  # eq. 3
+                masks = min_max(masks)  # eq. 4
+                gains = _gains(confidence, masks, ends, starts, examples, chunk, bar)
+                gains = gains.view(*gains.shape, *[1] * (masks.dim() - 2))
+                cams.append((gains * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
+        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+
+        def at_input(x: Tensor) -> Tensor:
+            # Upsampling is linear: the sum of masks needs it once.
+            full = upsample(cam, x.shape[2:]).to(x.dtype)  # (N, 1, *input spatial)
+            return full.relu() if relu_attributions else full
+
+        maps = tuple(map(at_input, ends))
+        return maps if isinstance(inputs, tuple) else maps[0]
+
+
+def _only(tensors: tuple[Tensor, ...]) -> Tensor:
+    check_one_tensor(tensors)
+    return tensors[0]
+
+
+def _gains(
+    confidence: TargetOutput,
+    masks: Tensor,
+    ends: tuple[Tensor, ...],
+    starts: tuple[Tensor, ...],
+    examples: Tensor,
+    chunk: int,
+    bar: Any,
+) -> Tensor:
+    """alpha: each masked input's confidence less the baseline's (eq. 5-6), (n, G)."""
+    # An empty mask in the first place makes the baseline one of the blends.
+    masks = torch.cat([torch.zeros_like(masks[:, :1]), masks], 1)  # (n, G + 1, ...)
+
+    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        row = torch.arange(start, stop)
+        n, r = row // masks.shape[1], row % masks.shape[1]
+        here = masks[n, r].unsqueeze(1)  # (B, 1, *layer spatial)
+        bar.update(stop - start)
+        return tuple(
+            blend(
+                x[examples[n]],
+                x_blurred[examples[n]],
+                upsample(here, x.shape[2:]).to(x.dtype),
+            )
+            for x, x_blurred in zip(ends, starts, strict=True)
+        ), examples[n]
+
+    scores = outputs_in_chunks(confidence, blends, len(masks) * masks.shape[1], chunk)
+    scores = scores.view(masks.shape[:2])  # (n, G + 1)
+    return scores[:, 1:] - scores[:, :1]

@@ -1,0 +1,371 @@
+"""
+The only place that runs a model: outputs, activations and gradients at chosen points.
+
+A row is one point of one example; rows are what goes through the network together.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import DataParallel, Module
+from tqdm import tqdm
+
+from captum_cams._captum import (
+    TargetType,
+    compute_layer_gradients_and_eval,
+    forward_layer,
+    run_forward,
+)
+from captum_cams._checks import (
+    check_count,
+    check_finite,
+    check_layer_tensors,
+    check_output,
+    check_target,
+)
+from captum_cams.path import Path
+
+# Hooks sit on the module, not on the thread: two walks at once would mix their tensors.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class Evaluation(NamedTuple):
+    """
+    A layer and the output at some rows. Tensors are detached.
+
+    One tensor for each tensor of each layer: `activations` A and `gradients` dy/dA of
+    shape (B, K, *spatial); `outputs` y of shape (B,).
+    """
+
+    activations: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+    outputs: Tensor
+
+
+class TargetOutput:
+    """
+    The target output y of `forward_func`, one number a row.
+
+    Args:
+        forward_func (Callable): The model or any function of it.
+        inputs (tuple of Tensor): The examples, for their number.
+        target: Any of Captum's forms.
+        additional_forward_args (Any): Tensors whose first axis counts the examples
+            follow their rows; everything else is passed on as it is.
+        output_func (Callable, optional): Applied to the output before the target is
+            selected, e.g. a softmax.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        output_func: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.forward_func = forward_func
+        self.num_examples = inputs[0].shape[0]
+        self.target = check_target(target, self.num_examples)
+        self.output_func = output_func
+        self.arguments: tuple[Any, ...] = (
+            additional_forward_args
+            if isinstance(additional_forward_args, tuple)
+            else (() if additional_forward_args is None else (additional_forward_args,))
+        )
+
+    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Tensor:
+        """Values of y, (B,), at `points`, whose rows belong to `examples`, (B,)."""
+        output: Any = run_forward(self.forward_func, points, None, self._rows(examples))
+        if self.output_func is not None:
+            output = self.output_func(output)
+        target = None if self.target is None else self.target[examples]  # (B, d)
+        y = check_output(output, len(examples), target)
+        if target is not None:
+            rows = torch.arange(len(examples), device=y.device)
+            y = y[(rows, *target.to(y.device).unbind(1))]
+        return y.reshape(len(examples))  # (B,)
+
+    def _rows(self, examples: Tensor) -> tuple[Any, ...]:
+        def rows(argument: Any) -> Any:
+            follows = isinstance(argument, Tensor) and argument.dim() > 0
+            if follows and argument.shape[0] == self.num_examples:
+                return argument[examples.to(argument.device)]
+            return argument
+
+        return tuple(rows(argument) for argument in self.arguments)
+
+
+class LayerEvaluator:
+    """
+    Activations of layers and gradients of y with respect to them.
+
+    The part of the network before the first of the layers records no autograd graph:
+    recording is switched on by a hook on the layer itself.
+
+    Args:
+        output (TargetOutput): y.
+        layer (Module or list of Module): The layers.
+        device_ids (list of int, optional): As in Captum, for `DataParallel`.
+        attribute_to_layer_input (bool): Whether A is a layer's input or its output.
+        grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+    """
+
+    def __init__(
+        self,
+        output: TargetOutput,
+        layer: Module | list[Module],
+        device_ids: list[int] | None = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self.output = output
+        self.layers = layer if isinstance(layer, list) else [layer]
+        self.device_ids = device_ids
+        self.attribute_to_layer_input = attribute_to_layer_input
+        self.grad_kwargs = grad_kwargs
+        self.sizes: list[int] = []
+
+    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
+        """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
+        outputs: list[Tensor] = []
+
+        def forward(*points: Tensor) -> Tensor:
+            with torch.set_grad_enabled(self._gathers_elsewhere):
+                output = self.output(points, examples)
+            if not reached.issuperset(self.layers):
+                raise ValueError(_UNREACHED)
+            if not output.requires_grad:
+                # The model sets its own grad mode behind the layer: record it all.
+                output = self.output(points, examples)
+            if not output.requires_grad:
+                raise ValueError(_INDEPENDENT)
+            outputs.append(output.detach())
+            return output
+
+        with _ONE_AT_A_TIME, _Hooks(self, record=True) as reached:
+            try:
+                gradients, activations = compute_layer_gradients_and_eval(
+                    forward,
+                    self.layers,
+                    points,
+                    device_ids=self.device_ids or self._device_ids,
+                    attribute_to_layer_input=self.attribute_to_layer_input,
+                    grad_kwargs=self.grad_kwargs,
+                )
+            except RuntimeError as error:
+                if "appears to not have been used in the graph" in str(error):
+                    raise ValueError(_INDEPENDENT) from error
+                raise
+        return Evaluation(
+            self._flat(activations, examples), self._flat(gradients), outputs[0]
+        )
+
+    def activations(
+        self, points: tuple[Tensor, ...], examples: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A alone, without a backward pass."""
+
+        def forward(*points: Tensor) -> Tensor:
+            output = self.output(points, examples)
+            if not reached.issuperset(self.layers):
+                raise ValueError(_UNREACHED)
+            return output
+
+        with _ONE_AT_A_TIME, _Hooks(self, record=False) as reached:
+            activations = forward_layer(
+                forward,
+                points,
+                self.layers,
+                device_ids=self.device_ids or self._device_ids,
+                attribute_to_layer_input=self.attribute_to_layer_input,
+            )
+        return self._flat(activations, examples)
+
+    def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """The layers' tensors, which methods see in one row, a tuple for each layer."""
+        rest = iter(tensors)
+        return [tuple(islice(rest, size)) for size in self.sizes]
+
+    def _flat(
+        self, layers: list[tuple[Tensor, ...]], examples: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        self.sizes = [len(layer) for layer in layers]
+        tensors = tuple(tensor.detach() for layer in layers for tensor in layer)
+        if examples is not None:
+            for tensor in tensors:
+                if tensor.shape[0] != len(examples):
+                    raise ValueError(
+                        "layer must give one row for each of its "
+                        f"{len(examples)} examples, got shape {tuple(tensor.shape)}"
+                    )
+                check_finite("the layer's activations", tensor, examples)
+        return tensors
+
+    @property
+    def _gathers_elsewhere(self) -> bool:
+        """`DataParallel` gathers outputs outside the thread whose mode the hook set."""
+        return isinstance(self.output.forward_func, DataParallel) or bool(
+            self.device_ids and len(self.device_ids) > 1
+        )
+
+    @property
+    def _device_ids(self) -> list[int] | None:
+        return getattr(self.output.forward_func, "device_ids", None)
+
+
+_UNREACHED = (
+    "layer must be used by forward_func, but the forward pass did not reach it; pass a "
+    "module of this very model (for a torch.compile'd model, one of the original)"
+)
+_INDEPENDENT = (
+    "forward_func's target output must depend on every tensor of the layer by "
+    "operations that autograd records, but it does not; choose a layer on the way to "
+    "the output, or pass grad_kwargs={'materialize_grads': True} for zero gradients"
+)
+
+
+class _Hooks:
+    """Hooks that run before Captum's: they check, and start recording at the layer."""
+
+    def __init__(self, evaluator: LayerEvaluator, record: bool) -> None:
+        self.evaluator = evaluator
+        self.record = record
+
+    def __enter__(self) -> set[Module]:
+        reached: set[Module] = set()
+
+        def hook(module: Module, inputs: Any, outputs: Any = None) -> None:
+            tensors = inputs if self.evaluator.attribute_to_layer_input else outputs
+            check_layer_tensors(
+                tensors if isinstance(tensors, (tuple, list)) else (tensors,)
+            )
+            reached.add(module)
+            if self.record:
+                torch.set_grad_enabled(True)
+
+        self.handles = [
+            layer.register_forward_pre_hook(hook)
+            if self.evaluator.attribute_to_layer_input
+            else layer.register_forward_hook(hook)
+            for layer in self.evaluator.layers
+        ]
+        return reached
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def chunk_rows(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> int:
+    """
+    The number of rows that go through the network together.
+
+    `None` chooses: on an accelerator 32, on a CPU as many as are about as large as
+    four pictures of 224 x 224, where forwards are fastest, and 32 at most.
+    """
+    if internal_batch_size is not None:
+        return check_count("internal_batch_size", internal_batch_size)
+    if inputs[0].device.type != "cpu":
+        return 32
+    elements = sum(tensor[0].numel() for tensor in inputs)
+    return min(32, max(1, 4 * 3 * 224 * 224 // max(1, elements)))
+
+
+def outputs_in_chunks(
+    output: TargetOutput,
+    rows: Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]],
+    num_rows: int,
+    chunk: int,
+) -> Tensor:
+    """
+    The output y at many rows that are made when their turn comes, without a graph.
+
+    Args:
+        output (TargetOutput): y.
+        rows (Callable): Gives points and examples of the rows from start to stop.
+        num_rows (int): Number of rows.
+        chunk (int): Rows that go through the network together.
+
+    Returns:
+        *Tensor*, (num_rows,).
+    """
+    with _ONE_AT_A_TIME, torch.no_grad():
+        return torch.cat(
+            [
+                output(*rows(start, min(start + chunk, num_rows)))
+                for start in range(0, num_rows, chunk)
+            ]
+        )
+
+
+def walks(
+    evaluator: LayerEvaluator,
+    path: Path,
+    inputs: tuple[Tensor, ...],
+    baselines: tuple[Tensor, ...],
+    alphas: Sequence[float],
+    internal_batch_size: int | None = None,
+    show_progress: bool = False,
+) -> Iterator[Iterator[Evaluation]]:
+    """
+    Walks from the baselines to the inputs, a few examples at a time.
+
+    Each walk gives one evaluation of its n examples for each of `alphas`, in order.
+    Points are evaluated once each, as many together as the batch allows; only the
+    chunk that is under way is held, so that memory grows neither with the number of
+    points nor with the number of examples.
+
+    Yields:
+        Iterator of **evaluations** of n examples each, one for each point. It must be
+        used up before the next walk is asked for.
+    """
+    num_examples, chunk = inputs[0].shape[0], chunk_rows(inputs, internal_batch_size)
+    together = _examples_together(num_examples, len(alphas), chunk)
+
+    def walk(examples: Tensor, bar: Any) -> Iterator[Evaluation]:
+        n, steps = len(examples), max(1, chunk // len(examples))
+        for start in range(0, len(alphas), steps):
+            here = torch.tensor(alphas[start : start + steps], dtype=torch.float64)
+            rows = examples.repeat(len(here))  # (p * n,), the points of a step together
+            points = tuple(
+                path(end[rows], begin[rows], here.repeat_interleave(n).to(end))
+                for end, begin in zip(inputs, baselines, strict=True)
+            )
+            evaluation = evaluator(points, rows)
+            for point in range(len(here)):
+                part = slice(point * n, (point + 1) * n)
+                bar.update(n)
+                # The last point outlives its chunk: a copy sets the chunk free.
+                yield _rows(evaluation, part, copy=point == len(here) - 1)
+            del points, evaluation
+
+    with tqdm(
+        total=num_examples * len(alphas), disable=not show_progress, unit="point"
+    ) as bar:
+        for examples in torch.split(torch.arange(num_examples), together):
+            yield walk(examples, bar)
+
+
+def _rows(evaluation: Evaluation, part: slice, copy: bool) -> Evaluation:
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[part].clone() if copy else tensor[part]
+
+    return Evaluation(
+        tuple(map(rows, evaluation.activations)),
+        tuple(map(rows, evaluation.gradients)),
+        rows(evaluation.outputs),
+    )
+
+
+def _examples_together(num_examples: int, points: int, chunk: int) -> int:
+    """The number of examples that walk together in the fewest chunks."""
+
+    def chunks(together: int) -> int:
+        return -(-num_examples // together) * -(-points // (chunk // together))
+
+    return min(range(1, min(num_examples, chunk) + 1), key=chunks)
