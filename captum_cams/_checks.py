@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._captum import BaselineType, TargetType
-
 
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
@@ -98,7 +96,7 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
 
 
 def check_baselines(
-    baselines: BaselineType, inputs: tuple[Tensor, ...]
+    baselines: object, inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """One baseline an input, as tensors expanded to the inputs' shapes."""
     if baselines is None:
@@ -138,7 +136,7 @@ def _expand_baseline(baseline: object, tensor: Tensor) -> Tensor:
     )
 
 
-def check_target(target: TargetType, num_examples: int) -> Tensor | None:
+def check_target(target: object, num_examples: int) -> Tensor | None:
     """
     Any of Captum's forms of a target as indices, one row an example.
 
@@ -285,3 +283,204 @@ def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
             f"{name} must be finite, got NaN or infinity for example {example}; look "
             "for it in the inputs and in the model's weights"
         )
+
+
+def check_map(attributions: object, num_examples: int, spatial: int) -> Tensor:
+    """A map an example: (N, 1, *spatial), detached, in single precision at least."""
+    if not isinstance(attributions, Tensor):
+        raise TypeError(
+            f"attributions must be a tensor of maps, got {type(attributions).__name__}"
+        )
+    if not attributions.is_floating_point():
+        raise TypeError(
+            f"attributions must be of a floating dtype, got {attributions.dtype}; "
+            "convert them with .float()"
+        )
+    maps = attributions.detach()
+    if maps.dim() == spatial + 1:
+        maps = maps.unsqueeze(1)  # (N, 1, *spatial)
+    if maps.dim() != spatial + 2 or maps.shape[:2] != (num_examples, 1):
+        raise ValueError(
+            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
+            f"{num_examples} examples with {spatial} spatial axes, got shape "
+            f"{_shape(attributions)}; sum over channels where there are several"
+        )
+    if not 1 <= spatial <= 3 or 0 in maps.shape:
+        raise ValueError(
+            "attributions must have 1 to 3 spatial axes and at least one pixel, got "
+            f"shape {_shape(attributions)}"
+        )
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def check_maps(attributions: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One map an input and example, on the inputs' device."""
+    maps = attributions if isinstance(attributions, tuple) else (attributions,)
+    if len(maps) != len(inputs):
+        raise ValueError(
+            f"attributions must be as many as the inputs, {len(inputs)}, got "
+            f"{len(maps)}"
+        )
+    for tensor in inputs:
+        if tensor.dim() < 3:
+            raise ValueError(
+                "inputs must have spatial axes to be masked, (N, C, *spatial), got "
+                f"shape {_shape(tensor)}; pass what is not to be masked as "
+                "additional_forward_args"
+            )
+    checked = tuple(
+        check_map(values, tensor.shape[0], tensor.dim() - 2)
+        for values, tensor in zip(maps, inputs, strict=True)
+    )
+    for values, tensor in zip(checked, inputs, strict=True):
+        if values.device != tensor.device:
+            raise ValueError(
+                f"attributions must be on the inputs' device {tensor.device}, got "
+                f"{values.device}; move them with .to()"
+            )
+    return checked
+
+
+def check_fraction(name: str, value: float | None) -> None:
+    """A share in (0, 1], or None."""
+    if value is not None and not 0 < value <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], or be None, got {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """A number above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_tolerance(name: str, value: float) -> None:
+    """A distance: 0 or more."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more pixels, got {value}")
+
+
+def check_thresholds(name: str, values: Tensor) -> None:
+    """A number in [0, 1], or several in one row."""
+    if values.dim() > 1 or values.numel() == 0:
+        raise ValueError(
+            f"{name} must be a number or a sequence of numbers, got shape "
+            f"{_shape(values)}"
+        )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"{name} must lie in [0, 1], as maps are normalised to it, got "
+            f"{values.tolist()}"
+        )
+
+
+def check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
+    """A boolean mask an example, which brings its own size."""
+    if regions.dtype != torch.bool:
+        raise TypeError(
+            "regions must be boolean masks (N, *spatial), or a list of tensors of "
+            f"boxes (n, 4), got a tensor of {regions.dtype}; boxes of one an example "
+            "become a list with .split(1)"
+        )
+    if regions.dim() < 2:
+        raise ValueError(
+            f"regions must be boolean masks (N, *spatial), got shape {_shape(regions)}"
+        )
+    if size is not None and tuple(size) != tuple(regions.shape[1:]):
+        raise ValueError(
+            f"size must be that of the masks, {tuple(regions.shape[1:])}, or be left "
+            f"out, got {tuple(size)}"
+        )
+
+
+def check_boxes(regions: object, size: Sequence[int] | None) -> list[Tensor]:
+    """Boxes x0, y0, x1, y1 of each example, and the size of its picture."""
+    if not isinstance(regions, (list, tuple)):
+        raise TypeError(
+            "regions must be boolean masks (N, *spatial), or a list of tensors of "
+            f"boxes (n, 4), got {type(regions).__name__}"
+        )
+    if size is None or len(size) != 2:
+        raise ValueError(
+            "size must be (height, width) of the picture in whose pixels the boxes "
+            f"are given, got {size}"
+        )
+    for side in size:
+        check_count("a side of size", side)
+    for example, boxes in enumerate(regions):
+        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(
+                "regions must hold a tensor of boxes (n, 4) for each example, got "
+                f"{_kind(boxes)} for example {example}"
+            )
+        if not ((boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])).all():
+            raise ValueError(
+                "regions must hold boxes x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, "
+                f"got others for example {example}; "
+                "torchvision.ops.box_convert turns x, y, width, height into them"
+            )
+    return list(regions)
+
+
+def check_hits(hits: object, categories: object) -> None:
+    """Two tensors (N,)."""
+    if not isinstance(hits, Tensor) or not isinstance(categories, Tensor):
+        raise TypeError(
+            f"hits and categories must be tensors, got {type(hits).__name__} and "
+            f"{type(categories).__name__}"
+        )
+    if hits.dim() != 1 or hits.shape != categories.shape or len(hits) == 0:
+        raise ValueError(
+            "hits and categories must be of one shape (N,) with N of at least 1, got "
+            f"shapes {_shape(hits)} and {_shape(categories)}"
+        )
+
+
+def check_resettable(name: str, module: Module) -> None:
+    """A module that can draw the parameters of its own anew."""
+    if not callable(getattr(module, "reset_parameters", None)):
+        raise ValueError(
+            "layers must be made of modules that can draw their parameters anew with "
+            f"reset_parameters(), got '{name}' ({type(module).__name__}) without it; "
+            "give its class that method, or name other layers"
+        )
+
+
+def check_layer_names(names: object, known: Collection[str]) -> list[str]:
+    """Names out of ``model.named_modules()``."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise TypeError(
+            "layers must be a list of names out of model.named_modules(), from the "
+            f"output down, got {_kind(names) if names else 'none'}"
+        )
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                "layers must be names out of model.named_modules(), got "
+                f"{_kind(name)}, which is not one of them"
+            )
+    return list(names)
+
+
+def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
+    """A map of the size that the untouched model gave."""
+    if attributions.shape != shape:
+        raise ValueError(
+            "explain must give maps of one shape for every model, got "
+            f"{_shape(attributions)} after {tuple(shape)}"
+        )
+
+
+def check_statistics(means: Tensor, stds: Tensor, inputs: Tensor) -> None:
+    """Mean and standard deviation of every channel."""
+    if inputs.dim() < 3:
+        raise ValueError(
+            f"inputs must be pictures (N, C, *spatial), got shape {_shape(inputs)}"
+        )
+    for name, values in (("mean", means), ("std", stds)):
+        if values.numel() not in (1, inputs.shape[1]):
+            raise ValueError(
+                f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
+                f"channels, got {values.numel()}"
+            )
+    if not (stds > 0).all():
+        raise ValueError(f"std must be above 0, got {stds.tolist()}")
