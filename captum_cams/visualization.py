@@ -1,0 +1,263 @@
+"""
+Maps laid over their pictures.
+
+Figures are returned, never shown or saved, and leave pyplot's state alone.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from captum_cams.masks import upsample
+
+_CELL = 2.2  # inches
+_LETTERS = 30  # of a line of text that fits above a cell
+_FONT = 8
+
+
+class _Scale(NamedTuple):
+    """How values become colours: both maps of colours print and suit any eye."""
+
+    colours: str
+    low: float
+    label: str
+
+
+_POSITIVE = _Scale("viridis", 0, "share of the map's maximum")
+_SIGNED = _Scale("RdBu_r", -1, "share of the map's largest magnitude")
+_OPACITY = 0.6
+
+
+def overlay(
+    images: Tensor,
+    attributions: Tensor,
+    titles: Sequence[str] | None = None,
+    boxes: Tensor | Sequence[Tensor] | None = None,
+) -> Figure:
+    """
+    A row of pictures, each under its map.
+
+    Colours, scales and notes are those of :func:`panel`.
+
+    Args:
+        images (Tensor): Pictures in [0, 1], (N, 3, H, W).
+        attributions (Tensor): One map a picture, (N, 1, h, w) or (N, h, w).
+        titles (sequence of str, optional): A text above each picture.
+        boxes (Tensor or sequence of Tensor, optional): Drawn as rectangles: x0, y0,
+            x1, y1 in pixels, one a picture, (N, 4), or N tensors of several, (k, 4).
+
+    Returns:
+        *Figure* of matplotlib, to be shown or saved by the caller.
+
+    Raises:
+        ValueError: If an argument does not fit.
+
+    Examples::
+
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> rsi = LayerRSIGradCam(model, model.block5)
+        >>> maps = rsi.attribute(pictures.images, target=pictures.labels)
+        >>> figure = overlay(pictures.images, maps, boxes=pictures.boxes)
+    """
+    images = _check_images(images)
+    maps = _check_maps("attributions", attributions, images)
+    rows = _check_rows("titles", titles, images)
+    rectangles = _check_rows("boxes", boxes, images)
+    figure, cells = _grid(1, len(images))
+    scale = _scale(maps)
+    for i, axes in enumerate(cells[0]):
+        _draw_map(axes, images[i], maps[i], scale)
+        _draw_boxes(axes, rectangles[i])
+        _title(axes, rows[i])
+    _colour_bar(figure, cells, scale)
+    return figure
+
+
+def panel(
+    images: Tensor,
+    attributions: Mapping[str, Tensor],
+    titles: Sequence[str] | None = None,
+    boxes: Tensor | Sequence[Tensor] | None = None,
+) -> Figure:
+    """
+    A row for each picture, a column for the picture and for each method's map.
+
+    Maps of any resolution are upsampled as in Group-CAM and laid over the picture in
+    grey. Each is scaled by its own largest magnitude, which stands below it. A method
+    with a value below 0 gets colours that diverge from 0. A map that is 0 everywhere
+    or not finite is left out, with a note.
+
+    Args:
+        images (Tensor): Pictures in [0, 1], (N, 3, H, W).
+        attributions (mapping of str to Tensor): Name of each method and its maps,
+            (N, 1, h, w) or (N, h, w).
+        titles (sequence of str, optional): A text above each picture.
+        boxes (Tensor or sequence of Tensor, optional): Drawn as rectangles: x0, y0,
+            x1, y1 in pixels, one a picture, (N, 4), or N tensors of several, (k, 4).
+
+    Returns:
+        *Figure* of matplotlib, to be shown or saved by the caller.
+
+    Raises:
+        ValueError: If an argument does not fit.
+
+    Examples::
+
+        >>> from captum.attr import LayerGradCam
+        >>> from captum_cams import GroupCam
+        >>> from captum_cams.examples import CLASSES, shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> methods = {
+        ...     "Grad-CAM": LayerGradCam(model, model.block5),
+        ...     "Group-CAM": GroupCam(model, model.block5),
+        ... }
+        >>> maps = {
+        ...     name: method.attribute(pictures.images, target=pictures.labels)
+        ...     for name, method in methods.items()
+        ... }
+        >>> names = [CLASSES[label] for label in pictures.labels]
+        >>> figure = panel(pictures.images, maps, names, pictures.boxes)
+        >>> len(figure.axes)  # 2 rows of 3 cells, a colour bar of each kind
+        8
+    """
+    images = _check_images(images)
+    maps = {
+        name: _check_maps(f"attributions[{name!r}]", values, images)
+        for name, values in attributions.items()
+    }
+    rows = _check_rows("titles", titles, images)
+    rectangles = _check_rows("boxes", boxes, images)
+    figure, cells = _grid(len(images), 1 + len(maps))
+    for i, (first, *_) in enumerate(cells):
+        first.imshow(images[i].movedim(0, -1).numpy())  # (H, W, 3)
+        _draw_boxes(first, rectangles[i])
+        _title(first, rows[i])
+    scales = {name: _scale(values) for name, values in maps.items()}
+    for column, (name, values) in enumerate(maps.items(), start=1):
+        _title(cells[0][column], name)
+        for i, row in enumerate(cells):
+            _draw_map(row[column], images[i], values[i], scales[name])
+            _draw_boxes(row[column], rectangles[i])
+    for scale in dict.fromkeys(scales.values()):
+        _colour_bar(figure, cells, scale)
+    return figure
+
+
+def _check_images(images: Tensor) -> Tensor:
+    """Pictures on the CPU in single precision, (N, 3, H, W)."""
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(
+            "images must be pictures of three colours, (N, 3, H, W), got shape "
+            f"{tuple(images.shape)}"
+        )
+    images = images.detach().to("cpu", torch.float32)
+    low, high = images.min().item(), images.max().item()
+    if not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(
+            f"images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "
+            "undo the normalisation that the model wants"
+        )
+    return images.clamp(0, 1)
+
+
+def _check_maps(name: str, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps at the pictures' size, (N, H, W)."""
+    if maps.dim() == 3:
+        maps = maps.unsqueeze(1)  # (N, 1, h, w)
+    if maps.dim() != 4 or maps.shape[:2] != (len(images), 1) or 0 in maps.shape:
+        raise ValueError(
+            f"{name} must hold one map for each of {len(images)} pictures, (N, 1, h, "
+            f"w) or (N, h, w), got shape {tuple(maps.shape)}; sum over channels, or "
+            "explain all pictures"
+        )
+    maps = maps.detach().to("cpu", torch.float32)
+    return upsample(maps, images.shape[2:]).squeeze(1)  # (N, H, W)
+
+
+def _check_rows(
+    name: str, values: Sequence[Any] | Tensor | None, images: Tensor
+) -> list[Any]:
+    if values is None:
+        return [None] * len(images)
+    if len(values) != len(images):
+        raise ValueError(
+            f"{name} must be as many as the pictures, {len(images)}, got {len(values)}"
+        )
+    return list(values)
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    size = (_CELL * columns, _CELL * 1.15 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False).tolist()
+    for axes in figure.axes:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return figure, cells
+
+
+def _scale(maps: Tensor) -> _Scale:
+    return _SIGNED if (maps < 0).any() else _POSITIVE
+
+
+def _draw_map(axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale) -> None:
+    axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)  # (H, W)
+    peak = cam.abs().max()
+    if peak.isfinite() and peak > 0:
+        axes.imshow(
+            (cam / peak).numpy(),
+            cmap=scale.colours,
+            vmin=scale.low,
+            vmax=1,
+            alpha=_OPACITY,
+        )
+        axes.set_xlabel(f"largest {peak:.2g}", fontsize=_FONT)
+    else:
+        note = "zero map" if peak == 0 else "not finite"
+        axes.set_xlabel(note, fontsize=_FONT, style="italic")
+
+
+def _draw_boxes(axes: Axes, boxes: Tensor | None) -> None:
+    if boxes is None:
+        return
+    # Pixels are centred at whole numbers: their left edge lies half a pixel before.
+    for x0, y0, x1, y1 in (boxes.reshape(-1, 4) - 0.5).tolist():  # (k, 4)
+        for width, colour in ((3, "black"), (1.5, "white")):  # seen on any picture
+            axes.add_patch(
+                Rectangle(
+                    (x0, y0), x1 - x0, y1 - y0, fill=False, lw=width, edgecolor=colour
+                )
+            )
+
+
+def _title(axes: Axes, text: str | None) -> None:
+    lines = (text or "").splitlines()
+    wrapped = "\n".join(textwrap.fill(line, _LETTERS) for line in lines)
+    # A file's name may hold a dollar sign.
+    axes.set_title(wrapped, fontsize=_FONT, parse_math=False)
+
+
+def _colour_bar(figure: Figure, cells: list[list[Axes]], scale: _Scale) -> None:
+    colours = ScalarMappable(Normalize(scale.low, 1), scale.colours)
+    bar = figure.colorbar(
+        colours,
+        ax=[axes for row in cells for axes in row],
+        alpha=_OPACITY,
+        aspect=25,
+        fraction=0.02,
+        shrink=1 / len(cells),
+        anchor=(0, 1),
+        ticks=[scale.low, (scale.low + 1) / 2, 1],
+    )
+    bar.ax.tick_params(labelsize=_FONT)
+    bar.set_label(scale.label, fontsize=_FONT)

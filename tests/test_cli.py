@@ -1,0 +1,337 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torchvision.transforms import functional as transforms
+
+from captum_cams import LayerRSIGradCam, __version__, cli
+from captum_cams.examples import shape_pictures, shapes_model
+
+METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
+USER_CODE = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 5),
+    )
+
+ready = build().half().train()
+
+def probabilities():
+    return nn.Sequential(build(), nn.Softmax(1))
+
+def number():
+    return 3
+
+def broken():
+    raise KeyError("no such thing")
+
+class Pair(nn.Conv2d):
+    def forward(self, x):
+        return (super().forward(x), 1)
+
+def pair():
+    return Pair(3, 2, 1)
+
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+"""
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """A folder with a picture, a file of noise and code, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "user_code", raising=False)
+    picture = (shape_pictures(1).images[0] * 255).byte().movedim(0, -1).numpy()
+    Image.fromarray(picture).resize((90, 60)).save("picture.png")
+    Path("noise.bin").write_bytes(bytes(range(1, 200)) * 9)
+    Path("user_code.py").write_text(USER_CODE)
+    return tmp_path
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """What is handed to the panel, call by call."""
+    calls = []
+    draw = cli.panel
+
+    def panel(images, attributions, *rest):
+        calls.append((images, attributions, *rest))
+        return draw(images, attributions, *rest)
+
+    monkeypatch.setattr(cli, "panel", panel)
+    return calls
+
+
+def explain(*arguments):
+    return cli.main(["explain", *map(str, arguments)])
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.size
+
+
+def test_demo_writes_a_figure_of_all_methods_and_says_where(panels, capsys, tmp_path):
+    assert cli.main(["demo", "--out", "new/folder"]) == 0
+    path = tmp_path / "new/folder/captum-cams-demo.png"
+    output = capsys.readouterr()
+    assert output.out.endswith(f"figure: {path}\n")
+    assert output.err == ""
+    assert min(size_of(path)) > 500
+    ((images, maps, titles, boxes),) = panels
+    assert list(maps) == METHODS
+    # In every map most of the mass lies in the box with half its size around it.
+    for cam in maps.values():
+        shares = inside(cam, boxes, images.shape[-1])
+        assert (shares > 0.5).all()
+    labels = [title.split("\n")[1].split()[0] for title in titles]
+    assert labels == [cli.CLASSES[i] for i in shape_pictures(4).labels]
+
+
+def inside(cam, boxes, size):
+    """The share of each map's mass in its box, grown by half its sides, (N,)."""
+    cam = transforms.resize(cam, [size, size]).squeeze(1)  # (N, H, W)
+    shares = []
+    for values, (x0, y0, x1, y1) in zip(cam, boxes, strict=True):
+        dx, dy = (x1 - x0) / 4, (y1 - y0) / 4
+        y = slice(max(0, int(y0 - dy)), int(y1 + dy))
+        x = slice(max(0, int(x0 - dx)), int(x1 + dx))
+        shares.append(values[y, x].sum() / values.sum())
+    return torch.stack(shares)
+
+
+def test_module_and_script_are_one_program():
+    run = subprocess.run(
+        [sys.executable, "-m", "captum_cams", "explain", "missing.png"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert (
+        run.stderr
+        == "captum-cams: cannot read missing.png: No such file or directory\n"
+    )
+
+
+def test_maps_are_those_of_the_class_itself(panels):
+    assert explain("picture.png", "--methods", "rsi-grad-cam", "--layer", "block3") == 0
+    with Image.open("picture.png") as image:
+        image = transforms.center_crop(transforms.resize(image, [128]), [128])
+    image = transforms.to_tensor(image).unsqueeze(0)
+    model = shapes_model()
+    target = model(image).argmax(1)
+    wanted = LayerRSIGradCam(model, model.block3).attribute(image, target=target)
+    ((images, maps, titles, _),) = panels
+    assert torch.equal(images, image)
+    assert list(maps) == ["rsi-grad-cam"]
+    torch.testing.assert_close(maps["rsi-grad-cam"], wanted)
+    assert titles[0].startswith("picture.png\n")
+
+
+def test_a_torchvision_model_with_weights_of_half_precision(panels, capsys):
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    torch.save(state, "weights.pt")
+    model.load_state_dict(state)
+    options = ["--model", "resnet18", "--weights", "weights.pt", "--size", 64]
+    options += ["--methods", "rsi-grad-cam"]
+    assert explain("picture.png", *options, "--target", 472) == 0
+    # The last layer with more than one position is found; "canoe" needs no download.
+    output = capsys.readouterr().out
+    assert output.startswith("resnet18, layer layer4: 512 channels of 2 x 2\n")
+    assert "picture.png: canoe 0." in output
+    ((images, maps, *_),) = panels
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    wanted = LayerRSIGradCam(lambda x: model(x).softmax(1), model.layer4).attribute(
+        transforms.normalize(images, mean, std),
+        transforms.normalize(torch.zeros(1, 3, 64, 64), mean, std),
+        target=472,
+    )
+    torch.testing.assert_close(maps["rsi-grad-cam"], wanted)
+
+
+def test_a_model_of_the_users_own(panels, capsys):
+    options = ["--size", 32, "--methods", "grad-cam", "group-cam"]
+    assert explain("picture.png", "--model", "user_code:build", *options) == 0
+    assert "user_code:build, layer 1: 6 channels of 8 x 8\n" in capsys.readouterr().out
+    # A module that is there already, in half precision and in train mode.
+    assert explain("picture.png", "--model", "user_code:ready", *options) == 0
+    (_, built, *_), (_, ready, *_) = panels
+    for method, maps in built.items():
+        torch.testing.assert_close(ready[method], maps, rtol=0.02, atol=1e-4)
+
+
+def test_outputs_are_made_probabilities_once(panels):
+    options = ["picture.png", "--size", 32, "--methods", "grad-cam"]
+    assert explain(*options, "--model", "user_code:build", "--layer", "0") == 0
+    model = "user_code:probabilities"
+    assert explain(*options, "--model", model, "--layer", "0.0") == 0
+    (_, scores, title, _), (_, probabilities, same_title, _) = panels
+    assert title == same_title
+    torch.testing.assert_close(scores["grad-cam"], probabilities["grad-cam"])
+
+
+def test_mean_and_std_are_undone_for_the_figure_alone(panels):
+    options = ["picture.png", "--model", "user_code:build", "--size", 32]
+    options += ["--methods", "grad-cam"]
+    assert explain(*options) == 0
+    assert explain(*options, "--mean", 0.5, 0.5, 0.5, "--std", 0.2, 0.2, 0.2) == 0
+    (images, maps, *_), (same_images, other_maps, *_) = panels
+    assert torch.equal(images, same_images)
+    assert not torch.allclose(maps["grad-cam"], other_maps["grad-cam"])
+
+
+def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
+    monkeypatch.setattr(cli, "_ROWS", 3)
+    options = ["--model", "user_code:build", "--size", 32, "--methods", "grad-cam"]
+    assert explain(*["picture.png"] * 4, *options) == 0
+    assert [len(images) for images, *_ in panels] == [3, 1]
+    first, second = (f"captum-cams-explain-{i}.png" for i in (1, 2))
+    assert size_of(first)[1] > 2 * size_of(second)[1]
+    assert not Path("captum-cams-explain.png").exists()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_pictures_of_any_kind_are_read(mode):
+    name = "other.tif"
+    Image.open("picture.png").convert(mode).save(name)
+    assert cli._read(name, 40).shape == (3, 40, 40)
+
+
+def test_a_photograph_is_turned_upright():
+    image = Image.open("picture.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    image.save("turned.png", exif=exif)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    upright.save("upright.png")
+    assert torch.equal(cli._read("turned.png", 50), cli._read("upright.png", 50))
+
+
+RESNET = ["picture.png", "--model", "resnet18", "--size", "64"]
+USER = ["picture.png", "--size", "32", "--model"]
+GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["explian"], "invalid choice: 'explian'"),
+        (["explain"], "arguments are required: IMAGE"),
+        (["explain", "missing.png"], "cannot read missing.png: No such file"),
+        (["explain", "noise.bin"], "cannot read noise.bin: not a picture"),
+        (["explain", "picture.png", "noise.bin"], "cannot read noise.bin"),
+        (["explain", "."], "cannot read .: Is a directory"),
+        (
+            ["explain", "picture.png", "--model", "resnet19"],
+            "no classifier 'resnet19'; the closest names are resnet18,",
+        ),
+        (["explain", *RESNET, "--weights", "missing.pt"], "missing.pt: No such file"),
+        (["explain", *RESNET, "--weights", "noise.bin"], "noise.bin: not a state dict"),
+        (["explain", *RESNET, "--weights", "list.pt"], "must hold a state dict alone"),
+        (
+            ["explain", *RESNET, "--weights", "other.pt"],
+            "does not fit resnet18: RuntimeError: Error(s) in loading state_dict for "
+            'ResNet: Missing key(s) in state_dict: "conv1.weight"',
+        ),
+        (
+            ["explain", "picture.png", "--weights", "DEFAULT"],
+            "--weights DEFAULT is for torchvision's models",
+        ),
+        (
+            ["explain", *RESNET, "--layer", "layer5"],
+            "resnet18 has no layer 'layer5'; the closest names are layer4, layer3",
+        ),
+        (
+            ["explain", *RESNET, "--layer", "fc"],
+            "--layer fc must have spatial output (N, K, h, w), got (1, 1000); the last "
+            "that has is layer4",
+        ),
+        (
+            ["explain", *RESNET, "--target", "1000"],
+            "--target must lie in [0, 999] for resnet18, got 1000",
+        ),
+        (["explain", "picture.png", "--target", "cat"], "must be top1 or the index"),
+        (["explain", "picture.png", "--methods", "gradcam"], "choose from"),
+        (
+            ["explain", "picture.png", "--out", "noise.bin"],
+            "--out noise.bin: File exists",
+        ),
+        (
+            ["explain", *GRAD_CAM, "--out", "blocked"],
+            "captum-cams-explain.png: Is a",
+        ),
+        (["explain", "picture.png", "--size", "0"], "must be an integer above 0"),
+        (["explain", "picture.png", "--size", "20"], "fails on a picture of 20 x 20"),
+        (["explain", "picture.png", "--std", "0", "1", "1"], "must be above 0, got 0"),
+        (["explain", *USER, "nothing:at_all"], "No module named 'nothing'"),
+        (["explain", *USER, "user_code:nothing"], "has no attribute 'nothing'"),
+        (["explain", *USER, "user_code:number"], "must be or return a torch.nn.Module"),
+        (["explain", *USER, "user_code:broken"], "KeyError: 'no such thing'"),
+        (["explain", *USER, "user_code:pair"], "one row of class scores a picture"),
+        (["explain", *USER, "user_code:flat"], "no layer with spatial output"),
+        (
+            ["explain", "picture.png", "--size", "24", "--model", "user_code:build"],
+            "group-cam fails: ValueError: the blur's kernel size 51 needs sides",
+        ),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
+    torch.save([torch.ones(1)], "list.pt")
+    torch.save({"weight": torch.ones(1)}, "other.pt")
+    Path("blocked/captum-cams-explain.png").mkdir(parents=True)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("captum-cams: ")
+    assert words in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--version"], __version__),
+        (["--help"], "explain pictures of your own"),
+        (["explain", "--help"], "softmax"),
+    ],
+)
+def test_help_and_version(arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 0
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    "CAPTUM_CAMS_REAL" not in os.environ, reason="needs CAPTUM_CAMS_REAL"
+)
+def test_a_real_photograph(panels, capsys):
+    real = Path(os.environ["CAPTUM_CAMS_REAL"])
+    picture = real / "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000361.JPEG"
+    options = ["--model", "squeezenet1_1", "--layer", "features.12", "--size", 227]
+    weights = real / "squeezenet1_1_fp16.pt"
+    assert explain(picture, *options, "--weights", weights) == 0
+    assert "tiger beetle 0.9" in capsys.readouterr().out
+    ((_, maps, *_),) = panels
+    for cam in maps.values():
+        # The beetle's body, seen by eye.
+        assert inside(cam, torch.tensor([[45, 40, 190, 140]]), 227) > 0.5

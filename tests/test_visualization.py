@@ -1,0 +1,135 @@
+import io
+
+import pytest
+import torch
+from matplotlib import pyplot
+from PIL import Image
+
+from captum_cams.masks import upsample
+from captum_cams.visualization import overlay, panel
+
+N, H, W = 2, 24, 32
+
+
+@pytest.fixture
+def images():
+    return torch.rand(N, 3, H, W, generator=torch.Generator().manual_seed(0))
+
+
+def cells(figure):
+    """All axes but those of colour bars."""
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def drawn(axes):
+    """The map's image, which lies above the grey picture, as an array."""
+    return axes.get_images()[1]
+
+
+def test_a_row_for_each_picture_and_a_column_for_each_method(images):
+    maps = {"one": torch.rand(N, 1, 3, 4), "two": torch.rand(N, 6, 5)}
+    figure = panel(images, maps, ["cat", "dog"])
+    titles = [axes.get_title() for axes in cells(figure)]
+    assert titles == ["cat", "one", "two", "dog", "", ""]
+    picture = cells(figure)[3].get_images()[0].get_array()
+    torch.testing.assert_close(torch.tensor(picture), images[1].movedim(0, -1))
+
+
+def test_maps_are_upsampled_and_scaled_each_by_its_own_peak(images):
+    maps = torch.rand(N, 1, 3, 4) * torch.tensor([1.0, 1e-6]).view(N, 1, 1, 1)
+    figure = panel(images, {"cam": maps})
+    wanted = upsample(maps, (H, W)).squeeze(1)
+    for i, axes in enumerate(cells(figure)[1::2]):
+        values = torch.tensor(drawn(axes).get_array())
+        torch.testing.assert_close(values, wanted[i] / wanted[i].max())
+        assert axes.get_xlabel() == f"largest {wanted[i].max():.2g}"
+
+
+def test_signed_maps_diverge_from_zero_and_positive_ones_do_not(images):
+    positive, signed = torch.rand(N, 3, 4), torch.rand(N, 3, 4)
+    signed[1, 0, 0] = -2
+    figure = panel(images, {"positive": positive, "signed": signed})
+    _, one, two, *_ = (axes.get_images()[-1] for axes in cells(figure))
+    assert (one.get_clim(), one.get_cmap().name) == ((0, 1), "viridis")
+    # All maps of a method are coloured alike, also those that are nowhere negative.
+    assert (two.get_clim(), two.get_cmap().name) == ((-1, 1), "RdBu_r")
+    assert len(figure.axes) - len(cells(figure)) == 2  # a colour bar of each kind
+
+
+def test_the_picture_shows_through(images):
+    figure = overlay(images, torch.rand(N, 3, 4))
+    for axes in cells(figure):
+        grey, cam = axes.get_images()
+        assert grey.get_cmap().name == "gray"
+        assert 0 < cam.get_alpha() < 1
+
+
+@pytest.mark.parametrize(
+    ("value", "note"),
+    [
+        (0.0, "zero map"),
+        (torch.nan, "not finite"),
+        (torch.inf, "not finite"),
+        (-torch.inf, "not finite"),
+    ],
+)
+def test_a_map_that_cannot_be_scaled_is_left_out_with_a_note(images, value, note):
+    maps = torch.rand(N, 3, 4)
+    maps[1] = (
+        maps[1] * 0 if value == 0 else maps[1].index_fill(0, torch.tensor(1), value)
+    )
+    first, second = cells(overlay(images, maps))
+    assert len(first.get_images()) == 2
+    assert len(second.get_images()) == 1
+    assert second.get_xlabel() == note
+
+
+def test_boxes_are_drawn_at_pixel_edges(images):
+    boxes = torch.tensor([[0.0, 0.0, 32.0, 24.0], [3.0, 4.0, 10.0, 12.0]])
+    for figure in (
+        panel(images, {"cam": torch.rand(N, 3, 4)}, boxes=boxes),
+        overlay(images, torch.rand(N, 3, 4), boxes=boxes),
+    ):
+        box = cells(figure)[-1].patches[0]
+        assert box.get_bbox().extents.tolist() == [2.5, 3.5, 9.5, 11.5]
+
+
+def test_a_picture_may_have_several_boxes_or_none(images):
+    boxes = [torch.zeros(0, 4), torch.rand(3, 4)]
+    first, second = cells(overlay(images, torch.rand(N, 3, 4), boxes=boxes))
+    assert len(first.patches) == 0
+    assert len(second.patches) == 2 * 3  # a dark and a bright line each
+
+
+def test_figures_are_pictures_and_pyplot_knows_nothing_of_them(images):
+    open_before = pyplot.get_fignums()
+    figure = panel(images, {"a": torch.rand(N, 3, 4)}, [r"cost $\frac", "x" * 99])
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert Image.open(file).format == "PNG"
+    assert pyplot.get_fignums() == open_before
+
+
+def test_graphs_half_precision_and_rounding_beyond_one_are_no_matter(images):
+    maps = torch.rand(N, 1, 3, 4, dtype=torch.float16, requires_grad=True)
+    figure = panel((images + 1e-5).requires_grad_(), {"cam": maps})
+    assert len(cells(figure)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.rand(N, 1, H, W)}, r"images must be .* got shape \(2, 1"),
+        ({"images": torch.rand(3, H, W)}, r"images must be pictures of three colours"),
+        ({"images": torch.rand(N, 3, H, W) * 4 - 2}, r"images must lie in \[0, 1\]"),
+        ({"images": torch.full((N, 3, H, W), torch.nan)}, "got values from nan"),
+        ({"attributions": {"a": torch.rand(N, 5, 3, 4)}}, r"attributions\['a'\] must"),
+        ({"attributions": {"a": torch.rand(1, 3, 4)}}, "one map for each of 2"),
+        ({"titles": ["one"]}, "titles must be as many as the pictures, 2, got 1"),
+        ({"boxes": torch.rand(3, 4)}, "boxes must be as many as the pictures, 2"),
+    ],
+)
+def test_what_does_not_fit_is_named(images, change, message):
+    fitting = {"images": images, "attributions": {"a": torch.rand(N, 3, 4)}}
+    with pytest.raises(ValueError, match=message):
+        panel(**{**fitting, **change})
