@@ -35,6 +35,15 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
+def check_path_tolerance(tolerance: float) -> float:
+    """A relative error above 0."""
+    if not tolerance > 0:
+        raise ValueError(
+            f"tolerance must be above 0, or be None for equal steps, got {tolerance}"
+        )
+    return tolerance
+
+
 def check_percentile(name: str, value: float | None) -> None:
     """A percentile in [0, 100], or None."""
     if value is not None and not 0 <= value <= 100:
@@ -285,8 +294,8 @@ def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
         )
 
 
-def check_map(attributions: object, num_examples: int, spatial: int) -> Tensor:
-    """A map an example: (N, 1, *spatial), detached, in single precision at least."""
+def check_any_maps(attributions: object) -> Tensor:
+    """Maps of any size: (N, pixels), detached, in single precision at least."""
     if not isinstance(attributions, Tensor):
         raise TypeError(
             f"attributions must be a tensor of maps, got {type(attributions).__name__}"
@@ -296,24 +305,34 @@ def check_map(attributions: object, num_examples: int, spatial: int) -> Tensor:
             f"attributions must be of a floating dtype, got {attributions.dtype}; "
             "convert them with .float()"
         )
-    maps = attributions.detach()
-    if maps.dim() == spatial + 1:
-        maps = maps.unsqueeze(1)  # (N, 1, *spatial)
-    if maps.dim() != spatial + 2 or maps.shape[:2] != (num_examples, 1):
+    if attributions.dim() < 2 or attributions.numel() == 0:
         raise ValueError(
-            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
-            f"{num_examples} examples with {spatial} spatial axes, got shape "
-            f"{_shape(attributions)}; sum over channels where there are several"
+            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of at least "
+            f"one example and one pixel, got shape {_shape(attributions)}"
         )
-    if not 1 <= spatial <= 3 or 0 in maps.shape:
-        raise ValueError(
-            "attributions must have 1 to 3 spatial axes and at least one pixel, got "
-            f"shape {_shape(attributions)}"
-        )
+    maps = attributions.detach().flatten(1)  # (N, pixels)
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
-def check_maps(attributions: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:
+    """A map an example: (N, 1, *spatial), detached, in single precision at least."""
+    maps = check_any_maps(attributions)
+    shape = attributions.shape
+    fits = shape[0] == num_examples and (
+        len(shape) == spatial + 1 or (len(shape) == spatial + 2 and shape[1] == 1)
+    )
+    if not fits or not 1 <= spatial <= 3:
+        raise ValueError(
+            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
+            f"{num_examples} examples with {spatial} spatial axes, 3 at most, got "
+            f"shape {_shape(attributions)}; sum over channels where there are several"
+        )
+    return maps.view(num_examples, 1, *shape[-spatial:])  # (N, 1, *spatial)
+
+
+def check_maps(
+    attributions: Tensor | tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     """One map an input and example, on the inputs' device."""
     maps = attributions if isinstance(attributions, tuple) else (attributions,)
     if len(maps) != len(inputs):
@@ -353,7 +372,7 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
-def check_tolerance(name: str, value: float) -> None:
+def check_distance(name: str, value: float) -> None:
     """A distance: 0 or more."""
     if not value >= 0:
         raise ValueError(f"{name} must be 0 or more pixels, got {value}")
@@ -484,3 +503,62 @@ def check_statistics(means: Tensor, stds: Tensor, inputs: Tensor) -> None:
             )
     if not (stds > 0).all():
         raise ValueError(f"std must be above 0, got {stds.tolist()}")
+
+
+def check_pictures(inputs: Sequence[Tensor]) -> int:
+    """Inputs with spatial axes, the same number of them in each; returns it."""
+    for tensor in inputs:
+        if not 3 <= tensor.dim() <= 5 or tensor.dim() != inputs[0].dim():
+            shapes = ", ".join(_shape(tensor) for tensor in inputs)
+            raise ValueError(
+                "inputs must have 1 to 3 spatial axes to be masked, (N, C, *spatial), "
+                f"all the same number, got shapes {shapes}; pass what is not to be "
+                "masked as additional_forward_args"
+            )
+    return inputs[0].dim() - 2
+
+
+def check_probability(name: str, value: float) -> None:
+    """A probability that leaves both outcomes open."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Cells along every spatial axis, no more than pixels."""
+    axes = len(sizes[0])
+    cells = grid_size if isinstance(grid_size, tuple) else (grid_size,) * axes
+    if len(cells) != axes:
+        raise ValueError(
+            "grid_size must be one number of cells, or one for each of the inputs' "
+            f"{axes} spatial axes, got {len(cells)}"
+        )
+    counts = tuple(check_count("grid_size", count) for count in cells)
+    for size in sizes:
+        if any(count > side for count, side in zip(counts, size, strict=True)):
+            raise ValueError(
+                "grid_size must be at most the number of pixels of each axis, "
+                f"{tuple(size)}, got {counts}"
+            )
+    return counts
+
+
+def check_rgb(inputs: Sequence[Tensor]) -> Tensor:
+    """Pictures in one tensor."""
+    if len(inputs) > 1 or inputs[0].dim() != 4:
+        shapes = ", ".join(_shape(tensor) for tensor in inputs)
+        raise ValueError(
+            "inputs must be pictures (N, C, H, W) in one tensor to be segmented, got "
+            f"{shapes}; pass everything else as additional_forward_args"
+        )
+    return inputs[0]
+
+
+def check_black_and_white(black: Tensor, white: Tensor) -> None:
+    """Two colours, the second one lighter in every channel."""
+    if not (white > black).all():
+        raise ValueError(
+            "white must be above black in every channel, got others; for inputs "
+            "normalised as (picture - mean) / std they are (1 - mean) / std and "
+            "-mean / std"
+        )

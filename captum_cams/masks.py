@@ -5,6 +5,7 @@ Pure tensors, no model. "Spatial" axes are all axes from 2 on, so that signals (
 pictures (2-D) and volumes (3-D) are treated alike.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -105,3 +106,79 @@ def blend(inputs: Tensor, baselines: Tensor, masks: Tensor) -> Tensor:
         *Tensor* of `inputs`' shape.
     """
     return inputs * masks + baselines * (1 - masks)
+
+
+def descending_places(masks: Tensor) -> Tensor:
+    r"""
+    Place of each pixel in the descending order of its mask, from 0.
+
+    Equal pixels follow one another as they are read: row by row.
+
+    Args:
+        masks (Tensor): (N, G, \*spatial).
+
+    Returns:
+        *Tensor* of `masks`' shape, int64.
+    """
+    pixels = masks.flatten(2)  # (N, G, pixels)
+    order = pixels.sort(dim=2, descending=True, stable=True).indices
+    places = torch.arange(order.shape[2], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(2, order, places).view_as(masks)
+
+
+def random_cells(
+    number: int, grid: Sequence[int], probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    r"""
+    Random grids of ones and zeros, and random shifts (RISE, section 3.2).
+
+    Args:
+        number (int): Number of grids B.
+        grid (sequence of int): Cells along each spatial axis.
+        probability (float): p, that a cell is 1.
+        generator (torch.Generator): Gives the random numbers.
+
+    Returns:
+        A pair of *Tensor*: **cells** (B, 1, \*grid), and **shifts** in [0, 1) of a
+        cell, (B, len(grid)).
+    """
+    drawn = torch.rand(
+        number,
+        math.prod(grid) + len(grid),
+        generator=generator,
+        device=generator.device,
+        dtype=torch.float64,
+    )  # (B, cells + axes)
+    cells = (drawn[:, : -len(grid)] < probability).to(torch.float32)
+    return cells.view(number, 1, *grid), drawn[:, -len(grid) :]
+
+
+def shifted(cells: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
+    r"""
+    Grids enlarged by one cell more than needed, and cut out at their shifts (RISE).
+
+    Args:
+        cells (Tensor): (B, 1, \*grid).
+        shifts (Tensor): In [0, 1) of a cell, (B, spatial axes).
+        size (sequence of int): Wanted spatial size.
+
+    Returns:
+        *Tensor*, (B, 1, \*size).
+    """
+    grid = cells.shape[2:]
+    # Rounded up, so that a grid with one cell more always covers the size.
+    cell = [-(-side // count) for side, count in zip(size, grid, strict=True)]
+    large = [(count + 1) * pixels for count, pixels in zip(grid, cell, strict=True)]
+    enlarged = upsample(cells, large)  # (B, 1, *large)
+    indents = (shifts * (shifts.new_tensor(cell) + 1)).long().tolist()  # 0 .. cell
+    return torch.stack(
+        [
+            mask[
+                (
+                    slice(None),
+                    *(slice(i, i + side) for i, side in zip(indent, size, strict=True)),
+                )
+            ]
+            for mask, indent in zip(enlarged, indents, strict=True)
+        ]
+    )  # (B, 1, *size)

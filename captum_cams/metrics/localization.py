@@ -1,0 +1,312 @@
+"""
+Localisation: how a map agrees with the region of the object it explains.
+
+Maps are upsampled to the regions. A pixel belongs to a box where its centre lies in
+it: x0 <= column + 0.5 < x1 and y0 <= row + 0.5 < y1.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from captum_cams._checks import (
+    check_boxes,
+    check_distance,
+    check_hits,
+    check_map,
+    check_region_masks,
+    check_thresholds,
+)
+from captum_cams.masks import descending_places, min_max
+from captum_cams.metrics._metric import metric, only_finite, resized
+
+Regions = Tensor | Sequence[Tensor]
+
+
+@metric(higher_is_better=True)
+def pixel_energy(
+    attributions: Tensor, regions: Regions, *, size: Sequence[int] | None = None
+) -> Tensor:
+    r"""
+    Share of the map's L1 norm inside the region; higher is better.
+
+    Also known as the energy-based pointing game (RSI-Grad-CAM, section 3.4.3;
+    Integrated Grad-CAM, section 4.2.1). In [0, 1]. A constant map gives the region's
+    share of the pixels, an empty region 0. A zero map has no energy to share and gives
+    NaN, as does a map with NaN or infinity.
+
+    Sources: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900;
+    S. Sattarzadeh et al., "Integrated Grad-CAM", https://arxiv.org/abs/2102.07805
+
+    Args:
+        attributions (Tensor): Maps, (N, 1, \*any spatial) or (N, \*any spatial), of a
+            floating dtype.
+        regions (Tensor or list of Tensor): Boolean masks, (N, \*spatial) with 1 to 3
+            spatial axes, to which the maps are upsampled; or a list of N tensors
+            (n, 4) of boxes x0, y0, x1, y1 in pixels, those of one example united.
+        size (sequence of int, optional): Height and width of the picture of the boxes.
+            Default: None, for masks
+
+    Returns:
+        *Tensor*, (N,).
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures
+        >>> boxes = shape_pictures(2).boxes
+        >>> maps = torch.rand(2, 1, 8, 8)
+        >>> pixel_energy(maps, boxes.split(1), size=(128, 128)).shape
+        torch.Size([2])
+        >>> box = torch.tensor([[1.0, 0.0, 4.0, 2.0]])
+        >>> pixel_energy(torch.ones(1, 4, 4), [box], size=(4, 4))
+        tensor([0.3750])
+    """
+    maps, inside = _aligned(attributions, regions, size)
+    energy = maps.abs().flatten(1)  # (N, pixels)
+    return (energy * inside.flatten(1)).sum(1) / energy.sum(1)  # (N,)
+
+
+@metric(higher_is_better=True)
+def bbox_score(
+    attributions: Tensor, regions: Regions, *, size: Sequence[int] | None = None
+) -> Tensor:
+    r"""
+    Share of the \|G\| largest pixels inside the region G; higher is better.
+
+    \|G\| is the region's own number of pixels (Integrated Grad-CAM, section 4.2.1). In
+    [0, 1]. Equal pixels count as they are read, row by row, so that of a zero or
+    constant map the first \|G\| do. An empty region has no pixels to share and gives
+    NaN, as does a map with NaN or infinity.
+
+    Source: S. Sattarzadeh et al., "Integrated Grad-CAM",
+    https://arxiv.org/abs/2102.07805
+
+    Args:
+        attributions (Tensor): Maps, as in :func:`pixel_energy`.
+        regions (Tensor or list of Tensor): Masks or boxes, as there.
+        size (sequence of int, optional): Height and width for boxes. Default: None
+
+    Returns:
+        *Tensor*, (N,).
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> region = torch.tensor([[[True, True], [False, False]]])
+        >>> bbox_score(torch.tensor([[[0.9, 0.1], [0.5, 0.2]]]), region)
+        tensor([0.5000])
+    """
+    maps, inside = _aligned(attributions, regions, size)
+    pixels = inside.flatten(1).sum(1)  # (N,)
+    largest = descending_places(maps).flatten(1) < pixels[:, None]  # (N, pixels)
+    hits = (largest & inside.flatten(1)).sum(1)  # (N,)
+    return only_finite(hits.to(maps) / pixels, maps)
+
+
+class BoxOverlap(NamedTuple):
+    """Overlap of region and salient pixels: (N,), or (N, T) for T thresholds."""
+
+    iou: Tensor
+    """Intersection over union."""
+    iob: Tensor
+    """Intersection over the region (the "bounding box")."""
+    ior: Tensor
+    """Intersection over the salient pixels (the "response region")."""
+
+
+@metric(higher_is_better=True)
+def box_overlap(
+    attributions: Tensor,
+    regions: Regions,
+    thresholds: float | Sequence[float] | Tensor,
+    *,
+    size: Sequence[int] | None = None,
+) -> BoxOverlap:
+    r"""
+    Overlap of the region with the map above a threshold; higher is better.
+
+    Salient are the pixels of the upsampled map, scaled to [0, 1], that lie strictly
+    above the threshold (RSI-Grad-CAM, section 3.4.3). All three ratios are in [0, 1];
+    one of nothing, 0 / 0, is NaN. Hence without salient pixels, as of a zero or
+    constant map, IoU and IoB are 0 and IoR is NaN; with an empty region, IoU and IoR
+    are 0 and IoB is NaN; with neither, all are NaN. They are for a map with NaN or
+    infinity, too.
+
+    Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
+
+    Args:
+        attributions (Tensor): Maps, as in :func:`pixel_energy`.
+        regions (Tensor or list of Tensor): Masks or boxes, as there.
+        thresholds (float, sequence of float or Tensor): One in [0, 1], or T of them.
+        size (sequence of int, optional): Height and width for boxes. Default: None
+
+    Returns:
+        **BoxOverlap** of *Tensors* iou, iob, ior, (N,), or (N, T) for a sequence.
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> region = torch.tensor([[[True, True], [False, False]]])
+        >>> maps = torch.tensor([[[1.0, 0.0], [0.5, 0.2]]])
+        >>> box_overlap(maps, region, 0.4)
+        BoxOverlap(iou=tensor([0.3333]), iob=tensor([0.5000]), ior=tensor([0.5000]))
+        >>> box_overlap(maps, region, [0.15, 0.4, 0.9]).ior
+        tensor([[0.3333, 0.5000, 1.0000]])
+    """
+    maps, inside = _aligned(attributions, regions, size)
+    at = torch.as_tensor(thresholds, dtype=maps.dtype)  # () or (T,)
+    check_thresholds("thresholds", at)
+    at = at.to(maps.device)
+    box = inside.flatten(2)  # (N, 1, pixels)
+    salient = min_max(maps).flatten(2) > at.view(-1, 1)  # (N, T, pixels)
+
+    def ratio(part: Tensor, whole: Tensor) -> Tensor:
+        share = part.sum(2).to(maps) / whole.sum(2)  # (N, T)
+        return only_finite(share, maps).view(-1, *at.shape)  # (N,) or (N, T)
+
+    both = box & salient
+    return BoxOverlap(
+        ratio(both, box | salient), ratio(both, box), ratio(both, salient)
+    )
+
+
+@metric(higher_is_better=True)
+def pointing_game(
+    attributions: Tensor,
+    regions: Regions,
+    *,
+    tolerance: float = 0,
+    size: Sequence[int] | None = None,
+) -> Tensor:
+    r"""
+    1 where the map's largest pixel hits the region, else 0; higher is better.
+
+    A hit lies inside, or within `tolerance` pixels of a pixel inside (Group-CAM,
+    section 4.4). Of equal pixels the first as they are read, row by row, counts, so
+    that a zero or constant map points at the first of all. An empty region cannot be
+    hit and gives 0; a map with NaN or infinity gives NaN.
+
+    Source: Q. Zhang et al., "Group-CAM", https://arxiv.org/abs/2103.13859
+
+    Args:
+        attributions (Tensor): Maps, as in :func:`pixel_energy`.
+        regions (Tensor or list of Tensor): Masks or boxes, as there.
+        tolerance (float): Euclidean distance between pixels' centres, 0 or more.
+            Default: 0
+        size (sequence of int, optional): Height and width for boxes. Default: None
+
+    Returns:
+        *Tensor*, (N,). :func:`pointing_accuracy` sums it up.
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> region = torch.tensor([[[True, True, False, False]]])
+        >>> maps = torch.tensor([[[0.1, 0.1, 0.1, 0.7]]])
+        >>> pointing_game(maps, region), pointing_game(maps, region, tolerance=2)
+        (tensor([0.]), tensor([1.]))
+    """
+    check_distance("tolerance", tolerance)
+    maps, inside = _aligned(attributions, regions, size)
+    spatial = maps.shape[2:]
+    largest = torch.unravel_index(maps.flatten(1).argmax(1), spatial)  # (N,) each
+    squares = torch.zeros_like(inside, dtype=torch.int64)  # (N, 1, *spatial)
+    for axis, (side, peak) in enumerate(zip(spatial, largest, strict=True)):
+        away = torch.arange(side, device=maps.device) - peak[:, None]  # (N, side)
+        others = [1] * (len(spatial) - axis - 1)
+        squares += away.square().view(-1, 1, *[1] * axis, side, *others)
+    hits = (inside & (squares <= tolerance**2)).flatten(1).any(1)  # (N,)
+    return only_finite(hits.to(maps), maps)
+
+
+class PointingAccuracy(NamedTuple):
+    """Share of hits of each category, and the mean of the shares."""
+
+    categories: Tensor
+    """(C,), those that occur, ascending."""
+    accuracies: Tensor
+    """(C,)."""
+    mean: Tensor
+    """Without axes: each category counts alike."""
+
+
+@metric(higher_is_better=True)
+def pointing_accuracy(hits: Tensor, categories: Tensor) -> PointingAccuracy:
+    r"""
+    Hits of the pointing game by category, and their mean; higher is better.
+
+    Accuracy is hits / (hits + misses) of a category (Group-CAM, section 4.4), in
+    [0, 1]. A hit that is NaN makes its category's accuracy and the mean NaN.
+
+    Source: Q. Zhang et al., "Group-CAM", https://arxiv.org/abs/2103.13859
+
+    Args:
+        hits (Tensor): (N,), what :func:`pointing_game` gave.
+        categories (Tensor): (N,), integers.
+
+    Returns:
+        **PointingAccuracy** of *Tensors* categories (C,), accuracies (C,), mean ().
+
+    Raises:
+        ValueError, TypeError: If the two do not match.
+
+    Examples::
+
+        >>> hits, categories = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([7, 7, 3])
+        >>> pointing_accuracy(hits, categories)
+        PointingAccuracy(categories=tensor([3, 7]), accuracies=tensor([1.0000, 0.5000]),
+                         mean=tensor(0.7500))
+    """
+    check_hits(hits, categories)
+    names, place, counts = torch.unique(
+        categories.to(hits.device), return_inverse=True, return_counts=True
+    )  # (C,), (N,), (C,)
+    sums = hits.new_zeros(len(names)).index_add_(0, place, hits)  # (C,)
+    accuracies = sums / counts
+    return PointingAccuracy(names, accuracies, accuracies.mean())
+
+
+def _aligned(
+    attributions: Tensor, regions: Regions, size: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Maps at the regions' size, all NaN where broken; and the regions."""
+    if isinstance(regions, Tensor):
+        check_region_masks(regions, size)
+        maps = check_map(attributions, regions.shape[0], regions.dim() - 1)
+        inside = regions.to(maps.device)  # (N, *spatial)
+    else:
+        boxes = check_boxes(regions, size)
+        maps = check_map(attributions, len(boxes), 2)
+        height, width = size or ()
+        inside = _united(boxes, height, width, maps)  # (N, H, W)
+    # One broken value breaks its whole map: upsampling could step over it.
+    maps = only_finite(maps, maps)
+    return resized(maps, inside.shape[1:]), inside.unsqueeze(1)  # (N, 1, *spatial)
+
+
+def _united(boxes: list[Tensor], height: int, width: int, maps: Tensor) -> Tensor:
+    """Boolean masks (N, height, width) of the pixels in any of an example's boxes."""
+    # Missing boxes are NaN, which is neither above nor below a pixel.
+    edges = pad_sequence(
+        [box.to(maps) for box in boxes], batch_first=True, padding_value=torch.nan
+    )  # (N, n, 4)
+    x0, y0, x1, y1 = edges.unsqueeze(3).unbind(2)  # (N, n, 1) each
+
+    def between(low: Tensor, high: Tensor, side: int) -> Tensor:
+        centres = torch.arange(side, device=maps.device) + 0.5
+        return ((low <= centres) & (centres < high)).to(maps)  # (N, n, side)
+
+    # The product counts the boxes around each pixel.
+    return between(y0, y1, height).mT @ between(x0, x1, width) > 0  # (N, H, W)

@@ -1,0 +1,182 @@
+"""Sanity: whether a map depends on the model's weights at all."""
+
+import copy
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_cams._checks import (
+    check_choice,
+    check_explanation,
+    check_inputs,
+    check_layer_names,
+    check_map,
+    check_resettable,
+)
+from captum_cams.masks import min_max
+from captum_cams.metrics._metric import metric, only_finite
+
+
+@metric(higher_is_better=False)
+def randomization_check(
+    explain: Callable[[Module, Any, Any], Tensor],
+    model: Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Any = None,
+    mode: str = "cascading",
+    layers: Sequence[str] | None = None,
+    similarity: Sequence[str] = ("spearman", "ssim"),
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, Tensor]]:
+    r"""
+    Likeness of maps before and after layers lose their weights; lower is better.
+
+    Layers of a copy of the model are drawn anew by their own ``reset_parameters``,
+    and the copy is explained again (Group-CAM, section 4.5, after Adebayo et al.). A
+    method whose maps stay alike does not show what the model has learnt.
+
+    `spearman` is the rank correlation in [-1, 1], equal pixels sharing their mean
+    rank, by scipy; NaN if either map is zero or constant. `ssim` is the structural
+    similarity in [-1, 1] of both maps scaled to [0, 1] (a zero or constant map becomes
+    0), by scikit-image, with a uniform window of 7 pixels, or the largest odd side that
+    fits; NaN where only one pixel does. Either is NaN if either map holds NaN or
+    infinity. The extra ``captum-cams[sanity]`` brings both libraries.
+
+    The given model is never run or changed, and the state of the random generators of
+    CPU and CUDA is as found afterwards.
+
+    Sources: J. Adebayo et al., "Sanity Checks for Saliency Maps", 2018,
+    https://arxiv.org/abs/1810.03292; Z. Wang et al., "Image Quality Assessment: From
+    Error Visibility to Structural Similarity", 2004 (SSIM)
+
+    Args:
+        explain (Callable): Called as ``explain(model, inputs, target)`` with a copy of
+            the model; gives maps (N, 1, \*any spatial) or (N, \*any spatial) with as
+            many spatial axes as the input. Layers to be attributed must be looked up in
+            the model it is given.
+        model (torch.nn.Module): The model.
+        inputs (Tensor or tuple of Tensor): Passed to `explain`; the first tensor,
+            (N, C, \*spatial), tells the number of examples and spatial axes.
+        target (Any, optional): Passed to `explain`. Default: None
+        mode (str): ``"cascading"``: a layer loses its weights with all layers before it
+            in `layers`; ``"independent"``: alone. Default: ``"cascading"``
+        layers (sequence of str, optional): Names out of ``model.named_modules()``, from
+            the output down. A name stands for its submodules too; these need
+            ``reset_parameters`` where they have parameters of their own. Default: None,
+            for all modules with parameters of their own, the last defined first
+        similarity (sequence of str): ``"spearman"``, ``"ssim"`` or both. Default: both
+        seed (int): For the new weights, and for what `explain` draws. Default: 0
+
+    Returns:
+        **dict** from a layer's name, in the order of the layers, to a dict from a
+        similarity's name to its values, *Tensor* (N,).
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit, or a module cannot be reset.
+        ImportError: If scipy or scikit-image is missing.
+
+    Examples::
+
+        >>> from captum.attr import LayerGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> def explain(model, inputs, target):
+        ...     return LayerGradCam(model, model.block4).attribute(inputs, target)
+        >>> images, labels, _ = shape_pictures(2)
+        >>> likeness = randomization_check(
+        ...     explain, shapes_model(), images, labels, layers=["linear", "block5"]
+        ... )
+        >>> list(likeness), likeness["block5"]["ssim"].shape
+        (['linear', 'block5'], torch.Size([2]))
+    """
+    check_choice("mode", mode, ("cascading", "independent"))
+    for name in similarity:
+        check_choice("similarity", name, _SIMILARITIES)
+    x = check_inputs(inputs)[0]
+    modules = dict(model.named_modules())
+    names = (
+        [name for name in reversed(modules) if _own_parameters(modules[name])]
+        if layers is None
+        else check_layer_names(layers, modules)
+    )
+    for name in names:
+        for module in _with_parameters(modules[name]):
+            check_resettable(name, module)
+
+    def explained(model: Module) -> Tensor:
+        return check_map(explain(model, inputs, target), x.shape[0], x.dim() - 2)
+
+    result = {}
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        before = explained(copy.deepcopy(model))  # (N, 1, *spatial)
+        randomized = copy.deepcopy(model)
+        for name in names:
+            if mode == "independent":
+                randomized = copy.deepcopy(model)
+            for module in _with_parameters(randomized.get_submodule(name)):
+                reset: Any = module.reset_parameters
+                reset()
+            after = explained(randomized)  # (N, 1, *spatial)
+            check_explanation(after, before.shape)
+            both = torch.cat([before, after], 1)  # (N, 2, *spatial)
+            result[name] = {
+                of: only_finite(_SIMILARITIES[of](before, after), both)
+                for of in similarity
+            }
+    return result
+
+
+def _own_parameters(module: Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def _with_parameters(module: Module) -> list[Module]:
+    return [part for part in module.modules() if _own_parameters(part)]
+
+
+def _spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Rank correlation of each pair of maps, (N,)."""
+    spearmanr = _imported("scipy.stats", "spearmanr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a constant map, whose value is NaN
+        return _each(lambda x, y: spearmanr(x.ravel(), y.ravel())[0], a, b)
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity of each pair of maps scaled to [0, 1], (N,)."""
+    structural_similarity = _imported("skimage.metrics", "structural_similarity")
+    side = min(7, *a.shape[2:])
+    side -= 1 - side % 2  # the next odd one
+    if side == 1:  # windows of one pixel have no covariance
+        return torch.full_like(a.flatten(1)[:, 0], torch.nan)
+    return _each(
+        partial(structural_similarity, win_size=side, data_range=1.0),
+        min_max(a),
+        min_max(b),
+    )
+
+
+def _each(similarity: Callable[[Any, Any], float], a: Tensor, b: Tensor) -> Tensor:
+    """The libraries compare one pair of arrays at a time."""
+    pairs = zip(a.squeeze(1).cpu().double(), b.squeeze(1).cpu().double(), strict=True)
+    return a.new_tensor([float(similarity(x.numpy(), y.numpy())) for x, y in pairs])
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ImportError(
+            "randomization_check needs scipy and scikit-image; "
+            "pip install 'captum-cams[sanity]' brings them"
+        ) from error
+
+
+_SIMILARITIES = {"spearman": _spearman, "ssim": _ssim}

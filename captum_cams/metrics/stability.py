@@ -1,0 +1,113 @@
+"""Numerical stability: whether a map survives its normalisation."""
+
+import torch
+from torch import Tensor
+
+from captum_cams._checks import check_any_maps, check_positive
+from captum_cams.metrics._metric import metric, only_finite
+
+
+def normalize(attributions: Tensor, eps: float = 1e-8) -> Tensor:
+    r"""
+    Each map scaled to [0, 1], or to less where its range is close to `eps`.
+
+    .. math::
+        \hat L = \frac{L - \min L}{\max L - \min L + \epsilon}
+
+    (RSI-Grad-CAM, eq. 25-26). Calculated in single precision at least: a zero or
+    constant map gives zeros in every dtype, float16 too, in which 1e-8 is 0. A map with
+    NaN or infinity gives NaN.
+
+    Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
+
+    Args:
+        attributions (Tensor): Maps, (N, 1, \*spatial) or (N, \*spatial), of a floating
+            dtype.
+        eps (float): Above 0. Default: 1e-8
+
+    Returns:
+        *Tensor* of `attributions`' shape and dtype, detached.
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> normalize(torch.tensor([[[1.0, 2.0], [3.0, 5.0]]]))
+        tensor([[[0.0000, 0.2500],
+                 [0.5000, 1.0000]]])
+    """
+    check_positive("eps", eps)
+    maps = check_any_maps(attributions)  # (N, pixels)
+    low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
+    scaled = torch.where(high == low, 0, (maps - low) / (high - low + eps))
+    return only_finite(scaled, maps).view_as(attributions).to(attributions.dtype)
+
+
+@metric(higher_is_better=False)
+def dark_heatmaps(attributions: Tensor, eps: float = 1e-8) -> Tensor:
+    r"""
+    1 where a map stays dark when it is normalised, else 0; lower is better.
+
+    Dark is a range r = max - min with r / (r + eps) < 0.5: the largest value of the
+    normalised map (RSI-Grad-CAM, section 4.3.2, which reports their share). A zero or
+    constant map is dark. A map with NaN or infinity gives NaN.
+
+    Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
+
+    Args:
+        attributions (Tensor): Maps, (N, 1, \*spatial) or (N, \*spatial), as they came
+            from `attribute`, of a floating dtype.
+        eps (float): Above 0. Default: 1e-8
+
+    Returns:
+        *Tensor*, (N,).
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> maps = torch.rand(2, 1, 8, 8)
+        >>> maps[1] *= 1e-9
+        >>> dark_heatmaps(maps)
+        tensor([0., 1.])
+    """
+    check_positive("eps", eps)
+    maps = check_any_maps(attributions)  # (N, pixels)
+    extent = maps.amax(1) - maps.amin(1)  # (N,)
+    # 0 / 0, where the maps' dtype rounds `eps` to 0, is not bright either.
+    bright = extent / (extent + eps) >= 0.5
+    return only_finite((~bright).to(maps), maps)
+
+
+@metric(higher_is_better=True)
+def heatmap_mean(attributions: Tensor) -> Tensor:
+    r"""
+    Mean of each map; higher is better before normalising.
+
+    A mean close to 0 before normalising tells of vanishing gradients (RSI-Grad-CAM,
+    section 4.3). After it, the mean of ``normalize(attributions)`` lies in [0, 1] and
+    tells how much of the picture the map covers. A zero map gives 0, a constant map its
+    value, a map with NaN or infinity NaN.
+
+    Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
+
+    Args:
+        attributions (Tensor): Maps, (N, 1, \*spatial) or (N, \*spatial), of a floating
+            dtype.
+
+    Returns:
+        *Tensor*, (N,).
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> maps = torch.tensor([[[1.0, 2.0], [3.0, 5.0]]])
+        >>> heatmap_mean(maps), heatmap_mean(normalize(maps))
+        (tensor([2.7500]), tensor([0.4375]))
+    """
+    maps = check_any_maps(attributions)  # (N, pixels)
+    return only_finite(maps.mean(1), maps)  # (N,)

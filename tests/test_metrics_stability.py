@@ -1,0 +1,80 @@
+"""Numerical stability: the formulas, in every dtype."""
+
+import math
+
+import pytest
+import torch
+
+from captum_cams.metrics import dark_heatmaps, heatmap_mean, normalize
+from tests import reference_metrics as reference
+from tests.models import random
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (5, 6), (1, 5, 6), (1, 3, 4, 5)])
+@pytest.mark.parametrize("eps", [1e-8, 0.5, 4.0])
+def test_values_are_the_papers(shape, eps):
+    maps = random(4, *shape) * torch.tensor([1.0, 0.01, 100, 0.2]).double().view(
+        4, *[1] * len(shape)
+    )
+    expected = torch.stack([reference.normalized(m, eps) for m in maps])
+    close(normalize(maps, eps), expected)
+    dark = [float(m.max()) < 0.5 for m in expected]
+    close(dark_heatmaps(maps, eps), torch.tensor(dark).double())
+    close(heatmap_mean(maps), torch.stack([m.mean() for m in maps]))
+    close(heatmap_mean(normalize(maps, eps)), torch.stack([m.mean() for m in expected]))
+
+
+def close(values, expected):
+    torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [1e-8, 1e-60])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_a_flat_map_is_zero_and_dark(dtype, eps, value):
+    maps = torch.full((2, 1, 4, 4), value, dtype=dtype)
+    normalized = normalize(maps, eps)
+    assert normalized.dtype == dtype and torch.equal(normalized, torch.zeros_like(maps))
+    assert dark_heatmaps(maps, eps).tolist() == [1, 1]
+    assert heatmap_mean(maps).tolist() == [value, value]
+
+
+def test_the_smallest_half_is_not_dark():
+    maps = torch.tensor([[0.0, 6e-8]], dtype=torch.float16)
+    assert dark_heatmaps(maps).tolist() == [0]
+    assert normalize(maps).tolist()[0][1] > 0.8
+
+
+def test_dark_is_a_range_below_eps():
+    maps = torch.tensor([[5.0, 5.09], [5.0, 5.11], [0.0, 0.0]], dtype=torch.float64)
+    assert dark_heatmaps(maps, 0.1).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_broken_map_gives_nan_for_its_example_alone(broken):
+    maps = random(3, 4, 5)
+    maps[1, 2, 2] = broken
+    for metric in (normalize, dark_heatmaps, heatmap_mean):
+        values = metric(maps)
+        assert values[1].isnan().all() and values[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("metric", [normalize, dark_heatmaps])
+@pytest.mark.parametrize("eps", [0, -1, math.nan])
+def test_eps_is_positive(metric, eps):
+    with pytest.raises(ValueError, match=f"eps must be above 0, got {eps}"):
+        metric(torch.ones(1, 2), eps)
+
+
+@pytest.mark.parametrize("metric", [normalize, dark_heatmaps, heatmap_mean])
+def test_errors_teach(metric):
+    with pytest.raises(
+        TypeError, match=r"floating dtype, got torch.int64.*\.float\(\)"
+    ):
+        metric(torch.ones(1, 2, 2).long())
+    with pytest.raises(ValueError, match=r"one pixel, got shape \(3,\)"):
+        metric(torch.ones(3))
+    with pytest.raises(ValueError, match=r"got shape \(0, 1, 2\)"):
+        metric(torch.ones(0, 1, 2))
