@@ -45,6 +45,18 @@ class Evaluation(NamedTuple):
     gradients: tuple[Tensor, ...]
     outputs: Tensor
 
+    def rows(self, part: slice, copy: bool = False) -> "Evaluation":
+        """Some of the rows, as views of all or as copies that set all free."""
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[part].clone() if copy else tensor[part]
+
+        return Evaluation(
+            tuple(map(take, self.activations)),
+            tuple(map(take, self.gradients)),
+            take(self.outputs),
+        )
+
 
 class TargetOutput:
     """
@@ -303,63 +315,75 @@ def outputs_in_chunks(
         )
 
 
-def walks(
+class Walk(NamedTuple):
+    """A path of n examples: its places, and an evaluation of all n at each."""
+
+    alphas: Sequence[float]
+    points: Iterator[Evaluation]
+
+
+def along(
     evaluator: LayerEvaluator,
     path: Path,
     inputs: tuple[Tensor, ...],
     baselines: tuple[Tensor, ...],
+) -> Callable[[Tensor, Tensor], Evaluation]:
+    """The layer at places alpha (B,) of the paths of examples (B,)."""
+
+    def evaluate(alphas: Tensor, examples: Tensor) -> Evaluation:
+        points = tuple(
+            path(end[examples], start[examples], alphas.to(end))
+            for end, start in zip(inputs, baselines, strict=True)
+        )
+        return evaluator(points, examples)
+
+    return evaluate
+
+
+def walks(
+    evaluate: Callable[[Tensor, Tensor], Evaluation],
+    num_examples: int,
     alphas: Sequence[float],
-    internal_batch_size: int | None = None,
+    chunk: int,
     show_progress: bool = False,
-) -> Iterator[Iterator[Evaluation]]:
+) -> Iterator[Walk]:
     """
     Walks from the baselines to the inputs, a few examples at a time.
 
-    Each walk gives one evaluation of its n examples for each of `alphas`, in order.
     Points are evaluated once each, as many together as the batch allows; only the
     chunk that is under way is held, so that memory grows neither with the number of
     points nor with the number of examples.
 
+    Args:
+        evaluate (Callable): As :func:`along` gives it.
+        num_examples (int): N.
+        alphas (sequence of float): Places on the path, ascending.
+        chunk (int): Rows that go through the network together.
+        show_progress (bool): Whether a bar counts the points.
+
     Yields:
-        Iterator of **evaluations** of n examples each, one for each point. It must be
-        used up before the next walk is asked for.
+        *Walk* of some examples. It must be used up before the next is asked for.
     """
-    num_examples, chunk = inputs[0].shape[0], chunk_rows(inputs, internal_batch_size)
     together = _examples_together(num_examples, len(alphas), chunk)
 
     def walk(examples: Tensor, bar: Any) -> Iterator[Evaluation]:
         n, steps = len(examples), max(1, chunk // len(examples))
         for start in range(0, len(alphas), steps):
             here = torch.tensor(alphas[start : start + steps], dtype=torch.float64)
-            rows = examples.repeat(len(here))  # (p * n,), the points of a step together
-            points = tuple(
-                path(end[rows], begin[rows], here.repeat_interleave(n).to(end))
-                for end, begin in zip(inputs, baselines, strict=True)
-            )
-            evaluation = evaluator(points, rows)
+            rows = examples.repeat(len(here))  # (p * n,), the rows of a point together
+            evaluation = evaluate(here.repeat_interleave(n), rows)
             for point in range(len(here)):
                 part = slice(point * n, (point + 1) * n)
                 bar.update(n)
                 # The last point outlives its chunk: a copy sets the chunk free.
-                yield _rows(evaluation, part, copy=point == len(here) - 1)
-            del points, evaluation
+                yield evaluation.rows(part, copy=point == len(here) - 1)
+            del evaluation
 
     with tqdm(
         total=num_examples * len(alphas), disable=not show_progress, unit="point"
     ) as bar:
         for examples in torch.split(torch.arange(num_examples), together):
-            yield walk(examples, bar)
-
-
-def _rows(evaluation: Evaluation, part: slice, copy: bool) -> Evaluation:
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor[part].clone() if copy else tensor[part]
-
-    return Evaluation(
-        tuple(map(rows, evaluation.activations)),
-        tuple(map(rows, evaluation.gradients)),
-        rows(evaluation.outputs),
-    )
+            yield Walk(alphas, walk(examples, bar))
 
 
 def _examples_together(num_examples: int, points: int, chunk: int) -> int:

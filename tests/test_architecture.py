@@ -9,9 +9,9 @@ ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
     ["_captum", "_checks"],
-    ["path", "masks", "baselines", "reshape", "examples"],
+    ["path", "masks", "baselines", "refine", "reshape", "examples"],
     ["layer_eval"],
-    ["attr._cam"],
+    ["attr._cam", "metrics._metric", "layer_ablation"],
     ["attr", "metrics", "visualization", "augmentation"],
     [],
     ["__init__"],
@@ -19,7 +19,12 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-DOORS = {"attr.__init__": 5, "metrics.__init__": 5, "examples.__init__": 1}
+DOORS = {
+    "attr.__init__": 5,
+    "attr.registry": 5,
+    "metrics.__init__": 5,
+    "examples.__init__": 1,
+}
 
 
 def name_of(file):

@@ -45,7 +45,7 @@ def test_rules_without_a_stieltjes_sum_are_refused():
     with raises(
         ValueError,
         "method must be one of 'riemann_trapezoid', 'riemann_left', 'riemann_right', "
-        "got 'gausslegendre'",
+        "'logistic_trapezoid', got 'gausslegendre'",
     ):
         attribute(LayerRSIGradCam, method="gausslegendre")
 

@@ -9,7 +9,13 @@ from captum._utils.gradient import compute_layer_gradients_and_eval
 from torch import nn
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows, walks
+from captum_cams.layer_eval import (
+    LayerEvaluator,
+    TargetOutput,
+    along,
+    chunk_rows,
+    walks,
+)
 from captum_cams.path import straight_line
 from tests.models import Function, Scale, TwoPart, network, random
 
@@ -111,9 +117,9 @@ def test_walks_fill_their_batches(num_examples, points, chunk):
     evaluator = LayerEvaluator(output, counting)
     alphas = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
     seen = 0
-    start = (torch.zeros_like(x),)
-    for walk in walks(evaluator, straight_line, (x,), start, alphas, chunk):
-        for alpha, point in zip(alphas, walk, strict=True):
+    evaluate = along(evaluator, straight_line, (x,), (torch.zeros_like(x),))
+    for walk in walks(evaluate, num_examples, alphas, chunk):
+        for alpha, point in zip(walk.alphas, walk.points, strict=True):
             n = len(point.outputs)
             expected = model.layer(alpha * x[seen : seen + n])
             torch.testing.assert_close(point.activations[0], expected.detach())

@@ -1,6 +1,7 @@
 """What all class activation maps here share: the constructor, pooling, combining."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +10,27 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams._captum import BaselineType, TargetType
-from captum_cams._checks import check_baselines, check_inputs, check_layer
-from captum_cams.layer_eval import Evaluation, LayerEvaluator, TargetOutput, walks
-from captum_cams.masks import spatial_axes
-from captum_cams.path import straight_line
+from captum_cams._checks import (
+    check_baselines,
+    check_choice,
+    check_inputs,
+    check_layer,
+    check_one_tensor,
+    check_path_tolerance,
+)
+from captum_cams.layer_eval import (
+    Evaluation,
+    LayerEvaluator,
+    TargetOutput,
+    Walk,
+    along,
+    chunk_rows,
+    outputs_in_chunks,
+    walks,
+)
+from captum_cams.masks import blend, spatial_axes, upsample
+from captum_cams.path import IntervalRule, interval_weights, straight_line
+from captum_cams.refine import Interval, refine
 
 
 def precise(tensor: Tensor) -> torch.dtype:
@@ -93,17 +111,20 @@ class PathCamAttribution(CamAttribution):
 
     def _walks(
         self,
+        sketch: Callable[..., Interval],
         alphas: Sequence[float],
         inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType,
         target: TargetType,
         additional_forward_args: object,
+        n_steps: int,
         internal_batch_size: int | None,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
+        tolerance: float | None,
         show_progress: bool,
-    ) -> tuple[LayerEvaluator, Iterator[Iterator[Evaluation]]]:
-        """The layer along the path, a few examples at a time."""
+    ) -> tuple[LayerEvaluator, Iterator[Walk]]:
+        """The layer along the path: at `alphas`, or where a tolerance asks for it."""
         ends = check_inputs(inputs)
         starts = check_baselines(baselines, ends)
         evaluator = LayerEvaluator(
@@ -113,17 +134,140 @@ class PathCamAttribution(CamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
         )
-        return evaluator, walks(
-            evaluator,
-            straight_line,
-            ends,
-            starts,
-            alphas,
-            internal_batch_size,
+        evaluate = along(evaluator, straight_line, ends, starts)
+        chunk, num_examples = chunk_rows(ends, internal_batch_size), len(ends[0])
+        if tolerance is None:
+            return evaluator, walks(
+                evaluate, num_examples, alphas, chunk, show_progress
+            )
+
+        def points(alphas: Tensor, examples: Tensor) -> list[Evaluation]:
+            evaluation = evaluate(alphas, examples)
+            return [evaluation.rows(slice(i, i + 1)) for i in range(len(examples))]
+
+        refined = refine(
+            points,
+            partial(sketch, evaluator),
+            num_examples,
+            check_path_tolerance(tolerance),
+            n_steps,
+            chunk,
             show_progress,
         )
+        return evaluator, (Walk(alphas, iter(points)) for alphas, points in refined)
+
+
+def unsqueezed(values: Tensor, like: Tensor) -> Tensor:
+    """One value an example, (n,), with as many axes as `like`, (n, 1, 1, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def slopes(
+    before: Evaluation,
+    after: Evaluation,
+    method: IntervalRule,
+    positive_gradients: bool = False,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    r"""
+    An interval of the path: weighted gradients at its start and end, and growth of A.
+
+    Their products, summed, are the interval's part of a Stieltjes integral. One
+    triple for each tensor of the layer, (n, K, \*spatial) each.
+    """
+    weights = interval_weights(method, before.outputs, after.outputs)
+    for a_before, a_after, g_before, g_after in zip(
+        before.activations,
+        after.activations,
+        before.gradients,
+        after.gradients,
+        strict=True,
+    ):
+        start, end = (unsqueezed(weight, a_after) for weight in weights)
+        if positive_gradients:
+            g_before, g_after = g_before.relu(), g_after.relu()
+        yield start * g_before, end * g_after, a_after - a_before
+
+
+def completeness(
+    evaluator: LayerEvaluator, units: Sequence[Tensor], rise: Tensor
+) -> list[Tensor]:
+    """For each layer, what its unit integrals exceed the output's rise by, (n,)."""
+    return [
+        torch.stack([integral.flatten(1).sum(1) for integral in layer]).sum(0) - rise
+        for layer in evaluator.by_layer(units)
+    ]
+
+
+def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) -> Any:
+    """The rule that `method` names, or that fits where it is None."""
+    if tolerance is None:
+        method = "riemann_trapezoid" if method is None else method
+        check_choice("method", method, rules)
+    else:
+        method = "logistic_trapezoid" if method is None else method
+        refinable = ("logistic_trapezoid", "riemann_trapezoid")
+        check_choice("method with a tolerance", method, refinable)
+    return method
 
 
 def concatenate(results: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The results of all walks, each put together along the examples."""
     return tuple(map(torch.cat, zip(*results, strict=True)))
+
+
+def only(tensors: tuple[Tensor, ...]) -> Tensor:
+    """The one tensor of a layer that must not give several."""
+    check_one_tensor(tensors)
+    return tensors[0]
+
+
+def gains(
+    confidence: TargetOutput,
+    masks: Tensor,
+    ends: tuple[Tensor, ...],
+    starts: tuple[Tensor, ...],
+    examples: Tensor,
+    chunk: int,
+    bar: Any,
+    enlarge: Callable[[Tensor, Sequence[int]], Tensor] = upsample,
+) -> Tensor:
+    r"""
+    Confidence of each masked input less that of its baseline.
+
+    A mask is enlarged when its turn comes. One that is 0 everywhere leaves the
+    baseline and gains 0 without a pass.
+
+    Args:
+        confidence (TargetOutput): The output that is to gain.
+        masks (Tensor): (n, G, \*layer spatial).
+        ends (tuple of Tensor): All inputs.
+        starts (tuple of Tensor): Their baselines.
+        examples (Tensor): The examples that the masks belong to, (n,).
+        chunk (int): Inputs that go through the network together.
+        bar (tqdm): Counts the masks and the baselines.
+        enlarge (Callable): Makes a mask of an input's spatial size. Default: linear
+            interpolation
+
+    Returns:
+        *Tensor*, (n, G).
+    """
+    # An empty mask in the first place makes the baseline one of the blends.
+    masks = torch.cat([torch.zeros_like(masks[:, :1]), masks], 1)  # (n, G + 1, ...)
+    shown = (masks != 0).flatten(2).any(2).cpu()  # (n, G + 1)
+    bar.update(int((~shown[:, 1:]).sum()))
+    shown[:, 0] = True
+    n, r = shown.nonzero(as_tuple=True)
+
+    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        rows = examples[n[start:stop]]
+        here = masks[n[start:stop], r[start:stop]].unsqueeze(1)  # (B, 1, ...)
+        bar.update(stop - start)
+        return tuple(
+            blend(x[rows], baseline[rows], enlarge(here, x.shape[2:]).to(x.dtype))
+            for x, baseline in zip(ends, starts, strict=True)
+        ), rows
+
+    outputs = outputs_in_chunks(confidence, blends, len(n), chunk)
+    scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
+    scores[n, r] = outputs
+    return scores[:, 1:] - scores[:, :1]

@@ -15,19 +15,13 @@ from captum_cams._checks import (
     check_groups,
     check_inputs,
     check_one_layer,
-    check_one_tensor,
     check_percentile,
     check_spatial,
 )
-from captum_cams.attr._cam import CamAttribution, pool
+from captum_cams.attr._cam import CamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
-from captum_cams.layer_eval import (
-    LayerEvaluator,
-    TargetOutput,
-    chunk_rows,
-    outputs_in_chunks,
-)
-from captum_cams.masks import blend, denoise, group, min_max, upsample
+from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.masks import denoise, group, min_max, upsample
 
 
 class GroupCam(CamAttribution):
@@ -178,18 +172,18 @@ class GroupCam(CamAttribution):
                 points = tuple(x[examples] for x in ends)
                 if use_gradients:
                     activations, gradients, _ = evaluator(points, examples)
-                    channels = pool(_only(gradients)) * _only(activations)  # w_k A^k
+                    channels = pool(only(gradients)) * only(activations)  # w_k A^k
                 else:
-                    channels = _only(evaluator.activations(points, examples))
+                    channels = only(evaluator.activations(points, examples))
                 check_spatial(channels, ends)
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
-                gains = _gains(confidence, masks, ends, starts, examples, chunk, bar)
-                gains = gains.view(*gains.shape, *[1] * (masks.dim() - 2))
-                cams.append((gains * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
+                alphas = gains(confidence, masks, ends, starts, examples, chunk, bar)
+                alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
+                cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         cam = torch.cat(cams)  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
@@ -199,40 +193,3 @@ class GroupCam(CamAttribution):
 
         maps = tuple(map(at_input, ends))
         return maps if isinstance(inputs, tuple) else maps[0]
-
-
-def _only(tensors: tuple[Tensor, ...]) -> Tensor:
-    check_one_tensor(tensors)
-    return tensors[0]
-
-
-def _gains(
-    confidence: TargetOutput,
-    masks: Tensor,
-    ends: tuple[Tensor, ...],
-    starts: tuple[Tensor, ...],
-    examples: Tensor,
-    chunk: int,
-    bar: Any,
-) -> Tensor:
-    """alpha: each masked input's confidence less the baseline's (eq. 5-6), (n, G)."""
-    # An empty mask in the first place makes the baseline one of the blends.
-    masks = torch.cat([torch.zeros_like(masks[:, :1]), masks], 1)  # (n, G + 1, ...)
-
-    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        row = torch.arange(start, stop)
-        n, r = row // masks.shape[1], row % masks.shape[1]
-        here = masks[n, r].unsqueeze(1)  # (B, 1, *layer spatial)
-        bar.update(stop - start)
-        return tuple(
-            blend(
-                x[examples[n]],
-                x_blurred[examples[n]],
-                upsample(here, x.shape[2:]).to(x.dtype),
-            )
-            for x, x_blurred in zip(ends, starts, strict=True)
-        ), examples[n]
-
-    scores = outputs_in_chunks(confidence, blends, len(masks) * masks.shape[1], chunk)
-    scores = scores.view(masks.shape[:2])  # (n, G + 1)
-    return scores[:, 1:] - scores[:, :1]

@@ -1,20 +1,29 @@
 """Integrated Grad-CAM."""
 
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_choice, check_count
+from captum_cams._checks import check_count
 from captum_cams.attr._cam import (
     PathCamAttribution,
     combine,
+    completeness,
     concatenate,
+    interval_rule,
     precise,
+    slopes,
     total,
+    unsqueezed,
 )
-from captum_cams.path import RULES, Rule, quadrature
+from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
+from captum_cams.path import RULES, IntervalRule, Rule, interval_weights, quadrature
+from captum_cams.refine import Interval
 
 
 class LayerIntegratedGradCam(PathCamAttribution):
@@ -67,13 +76,15 @@ class LayerIntegratedGradCam(PathCamAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         n_steps: int = 50,
-        method: Rule = "riemann_trapezoid",
+        method: Rule | IntervalRule | None = None,
         internal_batch_size: int | None = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
         *,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
+        tolerance: float | None = None,
+        return_alphas: bool = False,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -90,10 +101,13 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 more than two axes. Default: None, for one output an example
             additional_forward_args (Any, optional): Passed to `forward_func` behind
                 the inputs. Tensors with N rows follow their examples.
-            n_steps (int): The paper's m, the number of intervals. Default: 50
-            method (str): Quadrature rule: ``riemann_trapezoid``, ``riemann_left``,
-                ``riemann_middle``, ``riemann_right`` (eq. 6) or ``gausslegendre``.
-                Default: ``riemann_trapezoid``
+            n_steps (int): The paper's m, the number of intervals, or the most of them
+                with a `tolerance`. Default: 50
+            method (str, optional): Quadrature rule: ``riemann_trapezoid``,
+                ``riemann_left``, ``riemann_middle``, ``riemann_right`` (eq. 6),
+                ``gausslegendre``, or ``logistic_trapezoid``, which weighs both ends
+                of an interval by the probabilities there. Default: None,
+                ``riemann_trapezoid``, or with a `tolerance` ``logistic_trapezoid``
             internal_batch_size (int, optional): Most points that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size; never all at once
@@ -103,52 +117,135 @@ class LayerIntegratedGradCam(PathCamAttribution):
             relu_attributions (bool): Whether the map of each point is rectified
                 before it is added, as eq. 4 has it. Default: True
             attr_dim_summation (bool): Whether channels are summed. Default: True
+            tolerance (float, optional): Points are added where the path is rough, in
+                each example, until the estimated error of its map is at most this
+                share of it (in L1 norms), and no interval holds more than a third of
+                the output's variation. That is an estimate, no bound. All points of
+                the examples under way, as many as fill a batch, are then held in
+                memory. One warning tells of examples that used up `n_steps`.
+                Default: None, `n_steps` equal intervals
+            return_alphas (bool): Whether the points used are returned as well.
+                Default: False
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
             *Tensor* of **maps**, (N, 1, \*layer spatial), in the layer's dtype and
             detached, or (N, K, \*layer spatial) without summation; a tuple where the
-            layer gives several tensors, a list where `layer` is one.
+            layer gives several tensors, a list where `layer` is one. With
+            `return_alphas` a pair of that and **alphas**, a list of N tensors: the
+            places of each example's points in [0, 1], ascending.
 
         Raises:
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        check_choice("method", method, RULES)
-        alphas, weights = quadrature(method, check_count("n_steps", n_steps))
+        rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
+        check_count("n_steps", n_steps)
+        over_intervals = tolerance is not None or rule == "logistic_trapezoid"
+        alphas, weights = quadrature(
+            "riemann_trapezoid" if over_intervals else rule, n_steps
+        )
         if alphas[0] > 0:  # A(0) is needed by every rule
             alphas, weights = [0.0, *alphas], [0.0, *weights]
+        options = {"relu": relu_attributions, "summation": attr_dim_summation}
         evaluator, walks = self._walks(
+            partial(_sketch, rule, options),
             alphas,
             inputs,
             baselines,
             target,
             additional_forward_args,
+            n_steps,
             internal_batch_size,
             attribute_to_layer_input,
             grad_kwargs,
+            tolerance,
             show_progress,
         )
-        results = []
+        results, places = [], []
         for walk in walks:
-            # A(0) - A(0) = 0: under every rule the first point adds nothing.
-            start = next(walk).activations
-            maps: list[Tensor | float] = [0.0] * len(start)
-            for weight, point in zip(weights[1:], walk, strict=True):
-                for i, (a, a_start, g) in enumerate(
-                    zip(point.activations, start, point.gradients, strict=True)
-                ):
-                    growth = (a - a_start).to(precise(a))  # (n, K, *spatial)
-                    maps[i] += weight * combine(
-                        total(g),  # (n, K, 1, ...)
-                        growth,
-                        relu=relu_attributions,
-                        summation=attr_dim_summation,
-                    )
+            if over_intervals:
+                maps, start = _over_intervals(walk, rule, options)
+            else:
+                maps, start = _over_nodes(walk, weights, options)
             results.append(
                 tuple(
-                    torch.as_tensor(value).to(a.dtype)
-                    for value, a in zip(maps, start, strict=True)
+                    map_.to(a.dtype)
+                    for map_, a in zip(maps, start.activations, strict=True)
                 )
             )
-        return self._format_maps(evaluator, concatenate(results))
+            places += [torch.tensor(walk.alphas)] * len(start.outputs)
+        answer = self._format_maps(evaluator, concatenate(results))
+        return (answer, places) if return_alphas else answer
+
+
+def _integrand(
+    point: Evaluation, start: Evaluation, options: dict[str, bool]
+) -> list[Tensor]:
+    """Eq. 4: one map for each tensor of the layer, (n, 1, *spatial)."""
+    return [
+        # The gradient's total (n, K, 1, ...) times the growth of A.
+        combine(total(g), (a - a_start).to(precise(a)), **options)
+        for a, a_start, g in zip(
+            point.activations, start.activations, point.gradients, strict=True
+        )
+    ]
+
+
+def _over_nodes(
+    walk: Walk, weights: Sequence[float], options: dict[str, bool]
+) -> tuple[list[Tensor], Evaluation]:
+    """Eq. 5-6: the integral as a weighted sum over the path's points."""
+    start = next(walk.points)
+    maps = _integrand(start, start, options)  # 0, as A(0) - A(0) is
+    for weight, point in zip(weights[1:], walk.points, strict=True):
+        for integral, map_ in zip(maps, _integrand(point, start, options), strict=True):
+            integral.add_(map_, alpha=weight)
+    return maps, start
+
+
+def _over_intervals(
+    walk: Walk, rule: IntervalRule, options: dict[str, bool]
+) -> tuple[list[Tensor], Evaluation]:
+    """Eq. 5 as a sum over intervals, whose ends the outputs there weigh."""
+    start = previous = next(walk.points)
+    before = _integrand(start, start, options)
+    maps = [torch.zeros_like(map_) for map_ in before]
+    widths = [b - a for a, b in pairwise(walk.alphas)]
+    for width, point in zip(widths, walk.points, strict=True):
+        after = _integrand(point, start, options)
+        w_before, w_after = interval_weights(rule, previous.outputs, point.outputs)
+        for integral, m_before, m_after in zip(maps, before, after, strict=True):
+            integral += width * (
+                unsqueezed(w_before, m_before) * m_before
+                + unsqueezed(w_after, m_after) * m_after
+            )
+        before, previous = after, point
+    return maps, start
+
+
+def _sketch(
+    rule: IntervalRule,
+    options: dict[str, bool],
+    evaluator: LayerEvaluator,
+    points: dict[float, Evaluation],
+    start: float,
+    end: float,
+) -> Interval:
+    """An interval's share of the map, for a refinement of the path."""
+    before, after = points[start], points[end]
+    w_before, w_after = interval_weights(rule, before.outputs, after.outputs)
+    maps, differences = [], []
+    for m_before, m_after in zip(
+        _integrand(before, points[0.0], options),
+        _integrand(after, points[0.0], options),
+        strict=True,
+    ):
+        at_start = (end - start) * unsqueezed(w_before, m_before) * m_before
+        at_end = (end - start) * unsqueezed(w_after, m_after) * m_after
+        maps.append(at_start + at_end)
+        differences.append(at_end - at_start)
+    units = [(g0 + g1) * growth for g0, g1, growth in slopes(before, after, rule)]
+    growth = after.outputs - before.outputs
+    gaps = torch.cat(completeness(evaluator, units, growth))
+    return Interval(tuple(maps), tuple(differences), growth[0], gaps.abs().amax())

@@ -1,6 +1,7 @@
 """Riemann-Stieltjes integrated Grad-CAM."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,15 +12,16 @@ from captum_cams._checks import check_choice, check_count
 from captum_cams.attr._cam import (
     PathCamAttribution,
     combine,
+    completeness,
     concatenate,
+    interval_rule,
     pool,
     precise,
+    slopes,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
-from captum_cams.path import quadrature
-
-Method = Literal["riemann_trapezoid", "riemann_left", "riemann_right"]
-METHODS = ("riemann_trapezoid", "riemann_left", "riemann_right")
+from captum_cams.path import INTERVAL_RULES, IntervalRule, quadrature
+from captum_cams.refine import Interval
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
 WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")
@@ -98,7 +100,7 @@ class LayerRSIGradCam(PathCamAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         n_steps: int = 50,
-        method: Method = "riemann_trapezoid",
+        method: IntervalRule | None = None,
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
@@ -107,6 +109,8 @@ class LayerRSIGradCam(PathCamAttribution):
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
         weighting: Weighting = "signed",
+        tolerance: float | None = None,
+        return_alphas: bool = False,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -124,10 +128,14 @@ class LayerRSIGradCam(PathCamAttribution):
             additional_forward_args (Any, optional): Passed to `forward_func` behind
                 the inputs. Tensors with N rows follow their examples.
             n_steps (int): The paper's m, the number of intervals; `n_steps` + 1
-                points are evaluated. Default: 50
-            method (str): Where an interval's gradient is taken: at both ends, mean
-                (``riemann_trapezoid``), at its end (``riemann_right``, eq. 18) or its
-                start (``riemann_left``). Default: ``riemann_trapezoid``
+                points are evaluated, or at most so many with a `tolerance`.
+                Default: 50
+            method (str, optional): Where an interval's gradient is taken: at both
+                ends, mean (``riemann_trapezoid``), at its end (``riemann_right``,
+                eq. 18) or its start (``riemann_left``). ``logistic_trapezoid`` weighs
+                both ends by the probabilities there and is far better than the mean
+                where the output is one. Default: None, ``riemann_trapezoid``, or with
+                a `tolerance` ``logistic_trapezoid``
             internal_batch_size (int, optional): Most points that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size; never all at once
@@ -144,6 +152,16 @@ class LayerRSIGradCam(PathCamAttribution):
                 (``selected``, section 4.1: A(1) > 0, A(1) - A(0) > 0, I > 0; the
                 others count as 0), or the mean of integrals of rectified gradients
                 (``positive_gradients``, the authors' notebook). Default: ``signed``
+            tolerance (float, optional): Points are added where the path is rough, in
+                each example, until the estimated error of its signed map, rectified,
+                is at most this share of it (in L1 norms), and no interval holds more
+                than a third of the output's variation. That is an estimate, no bound;
+                on trained networks it is right within a factor of two in most cases.
+                All points of the examples under way, as many as fill a batch, are
+                then held in memory. One warning tells of examples that used up
+                `n_steps`. Default: None, `n_steps` equal intervals
+            return_alphas (bool): Whether the points used are returned as well.
+                Default: False
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
@@ -152,29 +170,18 @@ class LayerRSIGradCam(PathCamAttribution):
             layer gives several tensors, a list where `layer` is one. With
             `return_convergence_delta` a pair of that and **delta**, (N,): the sum of
             all unit integrals minus :math:`y(1) - y(0)`, which goes to 0 as `n_steps`
-            grows (not for ``positive_gradients``).
+            grows (not for ``positive_gradients``); a list of one for each layer where
+            `layer` is a list. With `return_alphas`, last, **alphas**, a list of N
+            tensors: the places of each example's points in [0, 1], ascending.
 
         Raises:
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
         check_choice("weighting", weighting, WEIGHTINGS)
-        evaluator, walks = self._rsi_walks(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
-            show_progress,
-        )
-        results = []
-        for walk in walks:
-            integral = _integrate(walk, method, weighting == "positive_gradients")
-            maps = [
+
+        def explain(integral: _Integral) -> list[Tensor]:
+            return [
                 combine(
                     pool(_weigh(units, start, end, weighting)),  # w, (n, K, 1, ...)
                     end,
@@ -183,8 +190,24 @@ class LayerRSIGradCam(PathCamAttribution):
                 )
                 for units, start, end in integral.tensors()
             ]
-            results.append((*maps, *_deltas(evaluator, integral)))
-        return self._result(evaluator, results, return_convergence_delta)
+
+        return self._integrals(
+            explain,
+            weighting == "positive_gradients",
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            n_steps,
+            method,
+            internal_batch_size,
+            return_convergence_delta,
+            attribute_to_layer_input,
+            grad_kwargs,
+            tolerance,
+            return_alphas,
+            show_progress,
+        )
 
     def conductance(
         self,
@@ -193,12 +216,14 @@ class LayerRSIGradCam(PathCamAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         n_steps: int = 50,
-        method: Method = "riemann_trapezoid",
+        method: IntervalRule | None = None,
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
         *,
+        tolerance: float | None = None,
+        return_alphas: bool = False,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -227,7 +252,13 @@ class LayerRSIGradCam(PathCamAttribution):
             >>> bool((delta.abs() < 0.05).all())
             True
         """
-        evaluator, walks = self._rsi_walks(
+
+        def explain(integral: _Integral) -> list[Tensor]:
+            return [units.to(end.dtype) for units, _, end in integral.tensors()]
+
+        return self._integrals(
+            explain,
+            False,
             inputs,
             baselines,
             target,
@@ -235,79 +266,81 @@ class LayerRSIGradCam(PathCamAttribution):
             n_steps,
             method,
             internal_batch_size,
+            return_convergence_delta,
             attribute_to_layer_input,
             grad_kwargs,
+            tolerance,
+            return_alphas,
             show_progress,
         )
-        results = []
-        for walk in walks:
-            integral = _integrate(walk, method)
-            units = [
-                units.to(end.dtype)
-                for units, end in zip(integral.units, integral.end, strict=True)
-            ]
-            results.append((*units, *_deltas(evaluator, integral)))
-        return self._result(evaluator, results, return_convergence_delta)
 
     def has_convergence_delta(self) -> bool:
         """True: completeness of the unit integrals (eq. 14) can be checked."""
         return True
 
-    def _rsi_walks(
+    def _integrals(
         self,
+        explain: Callable[[_Integral], list[Tensor]],
+        positive_gradients: bool,
         inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType,
         target: TargetType,
         additional_forward_args: object,
         n_steps: int,
-        method: Method,
-        *rest: Any,
-    ) -> tuple[LayerEvaluator, Iterator[Iterator[Evaluation]]]:
-        check_choice("method", method, METHODS)
-        alphas, _ = quadrature("riemann_trapezoid", check_count("n_steps", n_steps))
-        return self._walks(
-            alphas, inputs, baselines, target, additional_forward_args, *rest
-        )
-
-    def _result(
-        self,
-        evaluator: LayerEvaluator,
-        results: list[tuple[Tensor, ...]],
+        method: IntervalRule | None,
+        internal_batch_size: int | None,
         return_convergence_delta: bool,
+        attribute_to_layer_input: bool,
+        grad_kwargs: dict[str, Any] | None,
+        tolerance: float | None,
+        return_alphas: bool,
+        show_progress: bool,
     ) -> Any:
+        """What `explain` makes of the integral along each path, put together."""
+        rule = interval_rule(method, INTERVAL_RULES, tolerance)
+        alphas, _ = quadrature("riemann_trapezoid", check_count("n_steps", n_steps))
+        evaluator, walks = self._walks(
+            partial(_sketch, rule, positive_gradients),
+            alphas,
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            n_steps,
+            internal_batch_size,
+            attribute_to_layer_input,
+            grad_kwargs,
+            tolerance,
+            show_progress,
+        )
+        results, places = [], []
+        for walk in walks:
+            integral = _integrate(walk.points, rule, positive_gradients)
+            deltas = completeness(evaluator, integral.units, integral.rise)
+            results.append((*explain(integral), *deltas))
+            places += [torch.tensor(walk.alphas)] * len(integral.rise)
         values, layers = concatenate(results), len(evaluator.layers)
-        maps = self._format_maps(evaluator, values[:-layers])
+        answers = [self._format_maps(evaluator, values[:-layers])]
         if return_convergence_delta:
-            return maps, self._format(values[-layers:])
-        return maps
+            answers.append(self._format(values[-layers:]))
+        if return_alphas:
+            answers.append(places)
+        return tuple(answers) if len(answers) > 1 else answers[0]
 
 
 def _integrate(
-    walk: Iterator[Evaluation], method: Method, positive_gradients: bool = False
+    points: Iterator[Evaluation], method: IntervalRule, positive_gradients: bool = False
 ) -> _Integral:
-    """Eq. 18: the sum over a walk's intervals of gradient times growth of A."""
-    start = previous = next(walk)
+    """Eq. 18: the sum over a path's intervals of gradient times growth of A."""
+    start = previous = next(points)
     units = tuple(
         torch.zeros_like(activations, dtype=precise(activations))
         for activations in start.activations
     )
-    for point in walk:
-        for integral, a, a_before, g, g_before in zip(
-            units,
-            point.activations,
-            previous.activations,
-            point.gradients,
-            previous.gradients,
-            strict=True,
-        ):
-            if positive_gradients:
-                g, g_before = g.relu(), g_before.relu()
-            if method == "riemann_trapezoid":
-                integral.addcmul_(g + g_before, a - a_before, value=0.5)
-            elif method == "riemann_right":
-                integral.addcmul_(g, a - a_before)
-            else:
-                integral.addcmul_(g_before, a - a_before)
+    for point in points:
+        intervals = slopes(previous, point, method, positive_gradients)
+        for integral, (g_start, g_end, growth) in zip(units, intervals, strict=True):
+            integral.addcmul_(g_start + g_end, growth)
         previous = point
     return _Integral(
         units,
@@ -317,6 +350,32 @@ def _integrate(
     )
 
 
+def _sketch(
+    rule: IntervalRule,
+    positive_gradients: bool,
+    evaluator: LayerEvaluator,
+    points: dict[float, Evaluation],
+    start: float,
+    end: float,
+) -> Interval:
+    """An interval's share of the signed map, for a refinement of the path."""
+    before, after = points[start], points[end]
+    maps, differences, units = [], [], []
+    for (g_start, g_end, growth), last in zip(
+        slopes(before, after, rule, positive_gradients),
+        points[1.0].activations,
+        strict=True,
+    ):
+        at_start, at_end = g_start * growth, g_end * growth
+        units.append(at_start + at_end)
+        maps.append(combine(pool(units[-1]), last, relu=False, summation=True))
+        difference = pool(at_end - at_start)
+        differences.append(combine(difference, last, relu=False, summation=True))
+    growth = after.outputs - before.outputs
+    gaps = torch.cat(completeness(evaluator, units, growth))
+    return Interval(tuple(maps), tuple(differences), growth[0], gaps.abs().amax())
+
+
 def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> Tensor:
     """What each unit gives to the weight of its channel."""
     if weighting == "positive":
@@ -324,11 +383,3 @@ def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> T
     if weighting == "selected":
         return torch.where((end > 0) & (units > 0) & (end > start), units, 0)
     return units
-
-
-def _deltas(evaluator: LayerEvaluator, integral: _Integral) -> list[Tensor]:
-    """For each layer, what its unit integrals miss of the output's rise, (n,)."""
-    return [
-        sum(units.flatten(1).sum(1) for units in layer) - integral.rise
-        for layer in evaluator.by_layer(integral.units)
-    ]

@@ -1,0 +1,192 @@
+"""Refined paths: tolerance, points, warnings."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
+from captum_cams.path import interval_weights
+from tests.models import Function, TwoPart, network, random
+from tests.test_layer_eval import Counting
+
+METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_estimated_error_is_the_errors_size(method, seed):
+    model, x = network(gain=20.0, seed=seed), random(4, 2, 6, 8, seed=seed)
+    cam = method(model, model.layer)
+    exact = cam.attribute(x, target=0, n_steps=800)
+    for tolerance in (0.1, 0.01):
+        maps, alphas = cam.attribute(
+            x, target=0, tolerance=tolerance, n_steps=200, return_alphas=True
+        )
+        error = (maps - exact).abs().sum((1, 2, 3)) / exact.sum((1, 2, 3))
+        assert (error <= 2 * tolerance).all()
+        assert max(map(len, alphas)) <= 201
+
+
+def steep():
+    """Saturated at 0, 1/2 and 1: the output steps from 0 to 1 near 0.3."""
+    return TwoPart(
+        nn.Identity(), Function(lambda A: (400 * (A.mean((1, 2, 3)) - 0.3)).sigmoid())
+    )
+
+
+def test_fewer_points_than_equal_steps_for_the_same_error():
+    model, x = steep(), torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    rsi = LayerRSIGradCam(model, model.layer)
+    maps, alphas = rsi.attribute(x, tolerance=0.01, return_alphas=True)
+    equal = rsi.attribute(x, n_steps=len(alphas[0]) - 1)
+    exact = 0.25 * x
+    assert (maps - exact).abs().sum() < 0.3 * (equal - exact).abs().sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_points_are_those_evaluated(method):
+    model, x = network(gain=10.0), random(3, 2, 6, 6)
+    model.layer = Counting(model.layer)
+    _, alphas = method(model, model.layer).attribute(
+        x, target=0, tolerance=0.05, return_alphas=True, internal_batch_size=4
+    )
+    assert sum(model.layer.rows) == sum(map(len, alphas))
+    assert max(model.layer.rows) <= 4
+    for places in alphas:
+        assert places[0] == 0
+        assert places[-1] == 1
+        assert (places.diff() > 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_examples_points_do_not_depend_on_the_others_or_the_batch(method):
+    model, x = network(gain=10.0), random(5, 2, 6, 6)
+    cam = method(model, model.layer)
+    options = {"target": 0, "tolerance": 0.03, "return_alphas": True}
+    maps, alphas = cam.attribute(x, **options)
+    for batch in (1, 2, 7, 100):
+        again, places = cam.attribute(x, **options, internal_batch_size=batch)
+        torch.testing.assert_close(again, maps)
+        assert all(map(torch.equal, places, alphas))
+    alone, places = cam.attribute(x[3:4], **options)
+    torch.testing.assert_close(alone, maps[3:4])
+    assert torch.equal(places[0], alphas[3])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_warning_says_how_far_it_got(method):
+    model, x = network(gain=10.0), random(3, 2, 6, 6)
+    cam = method(model, model.layer)
+    words = (
+        "tolerance 1e-09 was not met within n_steps = 4 intervals for 3 of 3 examples"
+    )
+    with pytest.warns(UserWarning, match=re.escape(words)) as caught:
+        _, alphas = cam.attribute(
+            x, target=0, tolerance=1e-9, n_steps=4, return_alphas=True
+        )
+    assert len(caught) == 1
+    assert [len(places) for places in alphas] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+def test_few_steps(n_steps):
+    model, x = network(), random(1, 2, 6, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+            x, target=0, tolerance=1e-9, n_steps=n_steps, return_alphas=True
+        )
+    assert len(alphas[0]) == n_steps + 1
+
+
+def test_equal_steps_have_equal_places():
+    model, x = network(), random(2, 2, 6, 6)
+    for method in METHODS:
+        _, alphas = method(model, model.layer).attribute(
+            x, target=0, n_steps=4, return_alphas=True
+        )
+        assert [places.tolist() for places in alphas] == [[0, 0.25, 0.5, 0.75, 1]] * 2
+
+
+def test_two_flat_ends_do_not_hide_a_step():
+    model = steep()
+    x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    units, delta, alphas = LayerRSIGradCam(model, model.layer).conductance(
+        x, tolerance=0.01, return_convergence_delta=True, return_alphas=True
+    )
+    torch.testing.assert_close(units, torch.full_like(x, 0.25), rtol=0.02, atol=0)
+    assert delta.abs() < 0.02
+    assert len(alphas[0]) <= 25
+
+
+def test_a_layer_without_effect_is_a_zero_map():
+    model = TwoPart(nn.Identity(), Function(lambda A: 0 * A.sum((2, 3))))
+    for method in METHODS:
+        maps, alphas = method(model, model.layer).attribute(
+            random(2, 3, 4, 4), target=0, tolerance=0.01, return_alphas=True
+        )
+        assert (maps == 0).all()
+        assert [len(places) for places in alphas] == [3, 3]
+
+
+def test_list_of_layers_shares_its_points():
+    model, x = network(gain=5.0), random(2, 2, 6, 6)
+    layers = [model.layer[0], model.head[1]]
+    for method in METHODS:
+        cam = method(model, layers)
+        maps = cam.attribute(x, target=0, tolerance=0.02, n_steps=100)
+        assert len(maps) == 2
+        exact = cam.attribute(x, target=0, n_steps=500)
+        for ours, true in zip(maps, exact, strict=True):
+            assert (ours - true).abs().sum() < 0.05 * true.sum()
+
+
+def test_a_tolerance_needs_a_rule_with_two_ends():
+    model, x = network(), random(1, 2, 6, 6)
+    for method in METHODS:
+        cam = method(model, model.layer)
+        with pytest.raises(ValueError, match="method with a tolerance must be one of"):
+            cam.attribute(x, target=0, tolerance=0.1, method="riemann_right")
+        with pytest.raises(ValueError, match="tolerance must be above 0"):
+            cam.attribute(x, target=0, tolerance=0.0)
+        cam.attribute(
+            x, target=0, tolerance=0.1, method="riemann_trapezoid", n_steps=100
+        )
+
+
+def test_logistic_weights_integrate_a_sigmoid_exactly():
+    """y = sigmoid(s t): its derivative's integral over one interval is y(1) - y(0)."""
+    for low, high in ((-3.0, 2.0), (-12.0, 4.0), (0.1, 0.2), (-9.0, 9.0), (3.0, -5.0)):
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        y = ends.sigmoid()
+        slope = (high - low) * y * (1 - y)
+        start, end = interval_weights("logistic_trapezoid", y[:1], y[1:])
+        integral = start * slope[0] + end * slope[1]
+        torch.testing.assert_close(integral[0], y[1] - y[0], rtol=1e-4, atol=0)
+
+
+def test_logistic_weights_are_the_trapezoids_where_nothing_is_steep():
+    y = torch.tensor([0.3, -1.0, 0.5, 2.0], dtype=torch.float64)
+    after = torch.tensor([0.3 + 1e-9, 0.5, 1.5, 2.0], dtype=torch.float64)
+    for weight in interval_weights("logistic_trapezoid", y, after):
+        torch.testing.assert_close(weight, torch.full_like(y, 0.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_logistic_rule_converges_to_the_same_integral(method):
+    model, x = network(gain=10.0), random(2, 2, 6, 6)
+    cam = method(model, model.layer)
+    exact = cam.attribute(x, target=0, n_steps=400)
+    logistic = cam.attribute(x, target=0, n_steps=200, method="logistic_trapezoid")
+    torch.testing.assert_close(logistic, exact, rtol=1e-2, atol=1e-5)
+
+
+def test_progress_counts_the_points(capsys):
+    model, x = network(gain=10.0), random(2, 2, 6, 6)
+    _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+        x, target=0, tolerance=0.05, return_alphas=True, show_progress=True
+    )
+    assert f"{sum(map(len, alphas))}point" in capsys.readouterr().err
