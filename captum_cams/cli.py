@@ -15,18 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torchvision
-from captum.attr import LayerGradCam
+from captum.attr import LayerAttribution
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams import (
-    GroupCam,
-    LayerIntegratedGradCam,
-    LayerRSIGradCam,
-    __version__,
-)
+from captum_cams import GroupCam, __version__, metrics
+from captum_cams.attr.registry import METHODS
 from captum_cams.examples import CLASSES, shape_pictures, shapes_model
 from captum_cams.visualization import panel
 
@@ -34,6 +30,7 @@ from captum_cams.visualization import panel
 models: Any = torchvision.models
 transforms: Any = torchvision.transforms.functional
 
+_USUAL = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 _ROWS = 8  # pictures of a figure, which are also explained together
 
 
@@ -48,35 +45,26 @@ class Subject(NamedTuple):
     layer: Module
     channels: int
     inputs: Tensor  # (N, 3, H, W)
-    black: Tensor  # (1, 3, H, W)
+    colours: Mapping[str, Tensor]  # black and white, (1, 3, H, W)
     targets: Tensor  # (N,)
 
+    def log_forward(self, inputs: Tensor) -> Tensor:
+        """Logarithms of the probabilities, (N, classes)."""
+        return self.forward(inputs).clamp(min=1e-30).log()
 
-def _grad_cam(s: Subject) -> Any:
-    cam = LayerGradCam(s.forward, s.layer)
-    return cam.attribute(s.inputs, s.targets, relu_attributions=True)
-
-
-def _rsi_grad_cam(s: Subject) -> Any:
-    return LayerRSIGradCam(s.forward, s.layer).attribute(s.inputs, s.black, s.targets)
-
-
-def _integrated_grad_cam(s: Subject) -> Any:
-    cam = LayerIntegratedGradCam(s.forward, s.layer)
-    return cam.attribute(s.inputs, s.black, s.targets)
-
-
-def _group_cam(s: Subject) -> Any:
-    cam = GroupCam(s.forward, s.layer)
-    return cam.attribute(s.inputs, target=s.targets, groups=min(32, s.channels))
-
-
-METHODS: dict[str, Callable[[Subject], Any]] = {
-    "grad-cam": _grad_cam,
-    "rsi-grad-cam": _rsi_grad_cam,
-    "integrated-grad-cam": _integrated_grad_cam,
-    "group-cam": _group_cam,
-}
+    def explain(self, name: str) -> Tensor:
+        """Maps by a method of the registry, (N, 1, h, w)."""
+        method = METHODS[name]
+        attribution: Any = method.attribution
+        over_layer = issubclass(attribution, LayerAttribution)
+        forward = self.log_forward if method.log else self.forward
+        cam = attribution(forward, *[self.layer] * over_layer)
+        options = dict(method.defaults)
+        options |= {key: self.colours[name] for key, name in method.colours.items()}
+        if attribution is GroupCam:
+            options["groups"] = min(32, self.channels)
+        maps: Tensor = cam.attribute(self.inputs, target=self.targets, **options)
+        return maps
 
 
 class Network(NamedTuple):
@@ -163,8 +151,9 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="explain example pictures; nothing is downloaded",
-        description="Explain a few example pictures with all methods, side by side.",
+        description="Explain a few example pictures, methods side by side.",
     )
+    _add_methods(demo)
     _add_out(demo)
     demo.set_defaults(run=_demo)
 
@@ -207,14 +196,7 @@ def _add_explain(commands: Any) -> None:
         help="dotted name of the layer, such as layer4 or features.12 (default: the "
         "last layer with spatial output)",
     )
-    add(
-        "--methods",
-        metavar="METHOD",
-        nargs="+",
-        choices=METHODS,
-        default=list(METHODS),
-        help=f"some of {', '.join(METHODS)} (default: all)",
-    )
+    _add_methods(explain)
     add(
         "--target",
         metavar="INDEX|top1",
@@ -239,6 +221,17 @@ def _add_explain(commands: Any) -> None:
         )
     _add_out(explain)
     explain.set_defaults(run=_explain)
+
+
+def _add_methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--methods",
+        metavar="METHOD",
+        nargs="+",
+        choices=[*METHODS, "all"],
+        default=_USUAL,
+        help=f"all, or some of {', '.join(METHODS)} (default: {', '.join(_USUAL)})",
+    )
 
 
 def _add_out(command: argparse.ArgumentParser) -> None:
@@ -280,8 +273,11 @@ def _demo(options: argparse.Namespace) -> None:
     images, _, boxes = shape_pictures(4)
     place = _find_place(network, images[:1], "block4")
     names = [f"picture {i + 1}" for i in range(len(images))]
-    figure = _figure(network, place, images, names, list(METHODS), boxes=boxes)
+    figure, subject, maps = _figure(
+        network, place, images, names, options.methods, boxes=boxes
+    )
     _save(figure, folder / "captum-cams-demo.png")
+    _print_metrics(subject, maps, boxes)
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -298,7 +294,7 @@ def _explain(options: argparse.Namespace) -> None:
     starts = range(0, len(images), _ROWS)
     for number, start in enumerate(starts, start=1):
         rows = slice(start, start + _ROWS)
-        figure = _figure(
+        figure, _, _ = _figure(
             network, place, images[rows], names[rows], options.methods, options.target
         )
         part = f"-{number}" if len(starts) > 1 else ""
@@ -491,11 +487,11 @@ def _figure(
     place: Place,
     images: Tensor,
     names: Sequence[str],
-    methods: Sequence[str],
+    methods: Iterable[str],
     target: int | None = None,
     boxes: Tensor | None = None,
-) -> Figure:
-    """Pictures in [0, 1], their classes and their maps."""
+) -> tuple[Figure, Subject, dict[str, Tensor]]:
+    """Pictures in [0, 1], their classes and their maps; what was explained, and how."""
     inputs = network.normalise(images)
     with torch.no_grad():
         probabilities = network.forward(inputs)  # (N, classes)
@@ -507,21 +503,51 @@ def _figure(
         label = network.classes[index] if known else f"class {index}"
         titles.append(f"{name}\n{label} {row[index]:.3f}")
         print(f"{name}: {label} {row[index]:.3f}", flush=True)  # maps take a while
-    black = network.normalise(torch.zeros_like(images[:1]))  # (1, 3, H, W)
+    colours = {
+        "black": network.normalise(torch.zeros_like(images[:1])),  # (1, 3, H, W)
+        "white": network.normalise(torch.ones_like(images[:1])),
+    }
     subject = Subject(
-        network.forward, place.layer, place.channels, inputs, black, targets
+        network.forward, place.layer, place.channels, inputs, colours, targets
     )
+    methods = METHODS if "all" in methods else methods
     maps = {method: _map(method, subject) for method in methods}
     figure = panel(images, maps, titles, boxes)
     figure.suptitle(f"{network.name}, layer {place.name}", fontsize=10)
-    return figure
+    return figure, subject, maps
+
+
+def _print_metrics(subject: Subject, maps: Mapping[str, Tensor], boxes: Tensor) -> None:
+    """A table of methods and metrics, means over the pictures."""
+    of_model = (
+        metrics.average_drop,
+        metrics.increase_in_confidence,
+        metrics.deletion_auc,
+        metrics.insertion_auc,
+    )
+    of_boxes = (metrics.pixel_energy, metrics.bbox_score, metrics.pointing_game)
+    size = tuple(subject.inputs.shape[2:])
+    columns = [metric.__name__ for metric in (*of_model, *of_boxes)]
+    width = max(map(len, maps))
+    print("\nmeans over the pictures (lower is better for average_drop, deletion_auc):")
+    print(" " * width, *columns)
+    for method, values in maps.items():
+        row = [
+            metric(subject.forward, subject.inputs, values, target=subject.targets)
+            for metric in of_model
+        ]
+        row += [metric(values, list(boxes[:, None]), size=size) for metric in of_boxes]
+        cells = [
+            f"{value.nanmean():{len(name)}.3f}"
+            for name, value in zip(columns, row, strict=True)
+        ]
+        print(f"{method:{width}}", *cells)
 
 
 def _map(method: str, subject: Subject) -> Tensor:
     try:
-        cam: Tensor = METHODS[method](subject)
-        return cam
-    except (RuntimeError, TypeError, ValueError) as error:
+        return subject.explain(method)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f"{method} fails: {_brief(error)}") from error
 
 

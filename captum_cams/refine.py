@@ -49,10 +49,12 @@ class Refined:
     """
     The path of one example, refined where it is rough.
 
-    Between two points a < b the values at both ends differ by a map D. A function
-    that wanders from one to the other misses about sqrt(b - a) |D| of its integral if
-    the rule takes it for straight, and independent misses add up in squares: the
-    `error` of a map is the root of that sum, relative to the map, in L1 norms.
+    What an interval adds to a map differs by D between the rules that go by its start
+    and by its end alone. The mean of both misses a share of D that falls with the
+    interval's length where the integrand is smooth, and is constant where it wanders
+    at random, as gradients of deep networks do. Half-way between, sqrt(b - a) |D| is
+    taken for an interval's error; independent errors add up in squares. `error` is the
+    root of that sum relative to the map, in L1 norms: an estimate, no bound.
     """
 
     def __init__(self, example: int) -> None:
@@ -168,28 +170,27 @@ def refine(
     waiting = iter(range(num_examples))
     under_way: list[Refined] = []
     missed: list[float] = []
-    bar = tqdm(disable=not show_progress, unit="point")
-    while True:
-        fresh = [Refined(i) for i in islice(waiting, chunk - len(under_way))]
-        rows = [(alpha, walk) for walk in fresh for alpha in start]
-        rows += [
-            (alpha, walk)
-            for walk in under_way
-            if not _finished(walk, tolerance, n_steps)
-            for alpha in walk.middles(n_steps)
-        ]
-        under_way += fresh
-        if not under_way:
-            break
-        _visit(evaluate, rows, chunk, bar)
-        for walk in dict.fromkeys(walk for _, walk in rows):
-            walk.update(sketch)
-        while under_way and _finished(under_way[0], tolerance, n_steps):
-            walk = under_way.pop(0)
-            if not _met(walk, tolerance):
-                missed.append(walk.error)
-            yield walk.alphas, [walk.points[alpha] for alpha in walk.alphas]
-    bar.close()
+    with tqdm(disable=not show_progress, unit="point") as bar:
+        while True:
+            fresh = [Refined(i) for i in islice(waiting, chunk - len(under_way))]
+            rows = [(alpha, walk) for walk in fresh for alpha in start]
+            rows += [
+                (alpha, walk)
+                for walk in under_way
+                if not _finished(walk, tolerance, n_steps)
+                for alpha in walk.middles(n_steps)
+            ]
+            under_way += fresh
+            if not under_way:
+                break
+            _visit(evaluate, rows, chunk, bar)
+            for walk in dict.fromkeys(walk for _, walk in rows):
+                walk.update(sketch)
+            while under_way and _finished(under_way[0], tolerance, n_steps):
+                walk = under_way.pop(0)
+                if not _met(walk, tolerance):
+                    missed.append(walk.error)
+                yield walk.alphas, [walk.points[alpha] for alpha in walk.alphas]
     if missed:
         warnings.warn(
             f"tolerance {tolerance} was not met within n_steps = {n_steps} intervals "

@@ -1,7 +1,31 @@
-"""Class activation maps, as Captum attributions."""
+"""Class activation maps and what they are compared with, as Captum attributions."""
 
+from captum_cams.attr.ablation_cam import LayerAblationCam
+from captum_cams.attr.gradient_cams import (
+    LayerCam,
+    LayerGradCamPlusPlus,
+    LayerHiResCam,
+    LayerPositiveGradCam,
+    LayerXGradCam,
+)
 from captum_cams.attr.group_cam import GroupCam
 from captum_cams.attr.integrated_grad_cam import LayerIntegratedGradCam
+from captum_cams.attr.rise import Rise
 from captum_cams.attr.rsi_grad_cam import LayerRSIGradCam
+from captum_cams.attr.score_cam import ScoreCam
+from captum_cams.attr.xrai import Xrai
 
-__all__ = ["GroupCam", "LayerIntegratedGradCam", "LayerRSIGradCam"]
+__all__ = [
+    "GroupCam",
+    "LayerAblationCam",
+    "LayerCam",
+    "LayerGradCamPlusPlus",
+    "LayerHiResCam",
+    "LayerIntegratedGradCam",
+    "LayerPositiveGradCam",
+    "LayerRSIGradCam",
+    "LayerXGradCam",
+    "Rise",
+    "ScoreCam",
+    "Xrai",
+]

@@ -43,8 +43,9 @@ class LayerIntegratedGradCam(PathCamAttribution):
     no 1/Z.
 
     Where this class leaves the paper, and the switch that undoes it: the integral is
-    approximated by the trapezoid rule; ``method="riemann_right"`` is eq. 6. Returned
-    maps are not normalised.
+    approximated by the trapezoid rule; ``method="riemann_right"`` is eq. 6.
+    `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
+    package's own. Returned maps are not normalised.
 
     Source: S. Sattarzadeh, M. Sudhakar, K. N. Plataniotis, J. Jang, Y. Jeong, H. Kim,
     "Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of Deep Convolutional

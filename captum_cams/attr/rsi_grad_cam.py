@@ -62,6 +62,8 @@ class LayerRSIGradCam(PathCamAttribution):
 
     - The integral is approximated by the trapezoid rule, whose error falls with the
       square of `n_steps`. ``method="riemann_right"`` is eq. 18 as printed.
+    - `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
+      package's own.
     - Sums over channels as eq. 24 says, where the authors' notebook takes means.
     - Returned maps are not normalised, so that they can be compared.
 

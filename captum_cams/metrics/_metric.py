@@ -16,6 +16,7 @@ _R_co = TypeVar("_R_co", covariant=True)
 class Metric(Protocol[_P, _R_co]):
     """A function that knows which direction is better."""
 
+    __name__: str
     higher_is_better: bool
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R_co:

@@ -1,0 +1,145 @@
+"""Ablation-CAM."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from tqdm import tqdm
+
+from captum_cams._captum import TargetType, log_usage
+from captum_cams._checks import check_inputs, check_one_layer
+from captum_cams.attr._cam import CamAttribution, combine, only, precise
+from captum_cams.layer_ablation import outputs_without
+from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+
+
+class LayerAblationCam(CamAttribution):
+    r"""
+    Ablation-CAM.
+
+    A Grad-CAM without gradients: a feature map weighs what the output loses without
+    it,
+
+    .. math::
+        w_k = \frac{y - y_k}{y}, \qquad \mathrm{map} = \mathrm{ReLU} \sum_k w_k A^k
+
+    where :math:`y_k` is the output with all units of :math:`A^k` set to 0.
+    The output should be positive, such as a probability: a negative :math:`y` turns
+    the map's sign. For :math:`y = 0` the map is 0.
+
+    Feature maps that are 0 everywhere have weight 0 without a pass.
+
+    Source: S. Desai, H. G. Ramaswamy, "Ablation-CAM: Visual Explanations for Deep
+    Convolutional Network via Gradient-free Localization", WACV 2020,
+    https://doi.org/10.1109/WACV45572.2020.9093360
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it.
+        layer (torch.nn.Module): The layer whose activations are mapped.
+        device_ids (list of int, optional): Needed only where `forward_func` applies a
+            `DataParallel` model without being one itself.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> cam = LayerAblationCam(model, model.block5)
+        >>> cam.attribute(pictures.images, target=pictures.labels).shape
+        torch.Size([2, 1, 4, 4])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        check_one_layer(layer)
+        super().__init__(forward_func, layer, device_ids)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Maps of the layer's activations, weighted by what the output loses.
+
+        For each example a forward pass, and one more for each channel that is not 0.
+
+        Args:
+            inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
+                axis, of a floating dtype.
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            attribute_to_layer_input (bool): Whether the layer's input is mapped
+                instead of its output. Default: False
+            relu_attributions (bool): Whether maps are rectified. Default: True
+            attr_dim_summation (bool): Whether channels are summed. Default: True
+            internal_batch_size (int, optional): Most inputs that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+            show_progress (bool): Whether a bar counts the passes. Default: False
+
+        Returns:
+            *Tensor* of **maps**, (N, 1, \*layer spatial), in the layer's dtype and
+            detached, or (N, K, \*layer spatial) without summation.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit; if the layer is not
+                reached, gives several tensors, or its activations are not finite.
+        """
+        ends = check_inputs(inputs)
+        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        evaluator = LayerEvaluator(
+            output, self.layer, self.device_ids, attribute_to_layer_input
+        )
+        chunk = chunk_rows(ends, internal_batch_size)
+
+        maps = []
+        with tqdm(disable=not show_progress, unit="pass") as bar:
+            for examples in torch.split(torch.arange(len(ends[0])), chunk):
+                points = tuple(x[examples] for x in ends)
+                activations = only(evaluator.activations(points, examples))
+                units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
+                present = (units != 0).any(2).cpu()  # (n, K)
+                n, k = present.nonzero(as_tuple=True)
+                # The examples themselves go first, with no channel ablated.
+                outputs = outputs_without(
+                    output,
+                    self.layer,
+                    ends,
+                    torch.cat([examples, examples[n]]),
+                    torch.cat([torch.full_like(examples, -1), k]),
+                    chunk,
+                    attribute_to_layer_input,
+                    bar,
+                )
+                outputs = outputs.to(precise(outputs))
+                y = outputs[: len(examples), None]  # (n, 1)
+                without = y.repeat(1, present.shape[1])  # y_k, (n, K)
+                without[n, k] = outputs[len(examples) :]
+                weights = torch.where(y == 0, 0, (y - without) / y)  # w
+                maps.append(
+                    combine(
+                        weights.view(*weights.shape, *[1] * (activations.dim() - 2)),
+                        activations,
+                        relu=relu_attributions,
+                        summation=attr_dim_summation,
+                    )
+                )
+        return torch.cat(maps)

@@ -1,0 +1,234 @@
+"""RISE."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import PerturbationAttribution
+from torch import Tensor
+from tqdm import tqdm
+
+from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._checks import (
+    check_baselines,
+    check_count,
+    check_grid,
+    check_inputs,
+    check_pictures,
+    check_positive,
+    check_probability,
+)
+from captum_cams.attr._cam import precise
+from captum_cams.layer_eval import TargetOutput, chunk_rows, outputs_in_chunks
+from captum_cams.masks import blend, random_cells, shifted
+
+_BLOCK = 100  # masks between two looks at the tolerance
+
+
+class Rise(PerturbationAttribution):
+    r"""
+    RISE: randomized input sampling for explanation.
+
+    The mean of many random masks, each weighted by the output at the input that it
+    masks,
+
+    .. math::
+        \mathrm{map} = \frac{1}{p\,m} \sum_{i=1}^m
+            y\bigl(x \odot M_i + \tilde x \odot (1 - M_i)\bigr)\, M_i
+
+    (eq. 6), with the baseline :math:`\tilde x` of 0 in the paper. A mask is a grid of
+    cells that are 1 with probability :math:`p` and 0 otherwise, enlarged linearly to
+    one cell more than the input and cut out at a random place. All examples share
+    their masks, so that the map of one does not depend on the others.
+
+    Where this class leaves the paper: a cell's side is that of the input divided by
+    the grid's and rounded up, not down, as the enlarged grid is else too small for
+    some sizes.
+
+    Source: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for
+    Explanation of Black-box Models", BMVC 2018, https://arxiv.org/abs/1806.07421
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it. The paper explains softmax outputs.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> rise = Rise(model)
+        >>> rise.attribute(pictures.images, target=pictures.labels, n_masks=50).shape
+        torch.Size([2, 1, 128, 128])
+    """
+
+    forward_func: Callable[..., Any]
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        super().__init__(forward_func)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        n_masks: int = 4000,
+        *,
+        grid_size: int | tuple[int, ...] = 7,
+        probability: float = 0.5,
+        generator: torch.Generator | None = None,
+        tolerance: float | None = None,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Maps over the input, from `n_masks` forward passes an example.
+
+        Masks are made when their turn comes and kept as running sums: memory does not
+        grow with their number.
+
+        Args:
+            inputs (Tensor or tuple of Tensor): Examples to explain,
+                (N, C, \*spatial), of a floating dtype. Every tensor of a tuple is
+                masked at its own size by the same grids.
+            baselines (Tensor, number or tuple, optional): What shows where a mask is
+                0: tensors of the inputs' shapes, or with 1 in the first place, or
+                numbers. Default: 0 (after a mean/std normalisation that is not black)
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            n_masks (int): m, with a tolerance the most of them. Default: 4000, the
+                paper's for VGG-16 (8000 for ResNet-50)
+            grid_size (int or tuple of int): Cells along all spatial axes, or along
+                each. Default: 7
+            probability (float): p, that a cell shows the input. Default: 0.5
+            generator (torch.Generator, optional): Draws the masks. Default: None, a
+                new one with seed 0, so that maps repeat. PyTorch's global generators
+                are left alone either way.
+            tolerance (float, optional): Ends an example's passes early. After every
+                100 masks the standard error of the map is estimated: for each pixel
+                the sample standard deviation of y M_i / p over the masks so far,
+                divided by the square root of their number; then the root mean square
+                over the pixels. An example is done where this is at most `tolerance`
+                times the difference of the map's largest and smallest value (for a
+                tuple of inputs, in each of its maps). Default: None, no such test
+            internal_batch_size (int, optional): Most inputs that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+            show_progress (bool): Whether a bar counts the masked inputs.
+                Default: False
+
+        Returns:
+            *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the
+            output; a tuple of them for a tuple of inputs.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit.
+
+        Warns:
+            UserWarning: If some example does not reach `tolerance`.
+        """
+        n_masks = check_count("n_masks", n_masks)
+        check_probability("probability", probability)
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
+        ends = check_inputs(inputs)
+        check_pictures(ends)
+        grid = check_grid(grid_size, [x.shape[2:] for x in ends])
+        starts = check_baselines(baselines, ends)
+        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        generator = generator or torch.Generator().manual_seed(0)
+        chunk = chunk_rows(ends, internal_batch_size)
+
+        estimates = [_Estimate(x) for x in ends]
+        active = torch.arange(len(ends[0]))  # examples that still need masks
+        used, errors = 0, torch.zeros(0)
+        with tqdm(
+            total=len(active) * n_masks, disable=not show_progress, unit="mask"
+        ) as bar:
+            while used < n_masks and len(active):
+                block = min(_BLOCK, n_masks - used)
+                cells, shifts = random_cells(block, grid, probability, generator)
+                for part in torch.split(
+                    torch.arange(block), max(1, chunk // len(active))
+                ):
+                    masks = [
+                        shifted(cells[part].to(x), shifts[part], x.shape[2:])
+                        for x in ends
+                    ]
+                    scores = _scores(output, masks, ends, starts, active, chunk)
+                    for estimate, mask in zip(estimates, masks, strict=True):
+                        estimate.add(active, scores, mask / probability)
+                    bar.update(len(scores) * len(active))
+                used += block
+                if tolerance is not None:
+                    errors = torch.stack([e.error(active) for e in estimates]).amax(0)
+                    bar.total -= int((errors <= tolerance).sum()) * (n_masks - used)
+                    active = active[errors > tolerance]
+        if tolerance is not None and len(active):
+            warnings.warn(
+                f"the maps of {len(active)} of {len(ends[0])} examples have not "
+                f"reached the tolerance of {tolerance} after {n_masks} masks: their "
+                f"standard error is up to {errors.max():.3g} of the map's range; "
+                "raise n_masks or tolerance",
+                stacklevel=3,  # behind the decorator, to the caller
+            )
+        maps = tuple(e.mean().to(x.dtype) for e, x in zip(estimates, ends, strict=True))
+        return maps if isinstance(inputs, tuple) else maps[0]
+
+
+def _scores(
+    output: TargetOutput,
+    masks: list[Tensor],
+    ends: tuple[Tensor, ...],
+    starts: tuple[Tensor, ...],
+    active: Tensor,
+    chunk: int,
+) -> Tensor:
+    """The output of every active example behind every mask, (B, n)."""
+
+    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        row = torch.arange(start, stop)
+        mask, example = row // len(active), active[row % len(active)]
+        return tuple(
+            blend(x[example], baseline[example], here[mask])
+            for x, baseline, here in zip(ends, starts, masks, strict=True)
+        ), example
+
+    rows = len(masks[0]) * len(active)
+    return outputs_in_chunks(output, blends, rows, chunk).view(-1, len(active))
+
+
+class _Estimate:
+    """Mean of y M / p over masks, and its standard error, from running sums."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.size = inputs.shape[2:]
+        dtype = precise(inputs)
+        n, pixels = len(inputs), self.size.numel()
+        self.sums = inputs.new_zeros(n, pixels, dtype=dtype)
+        self.squares = torch.zeros_like(self.sums)
+        self.counts = inputs.new_zeros(n, 1, dtype=dtype)
+
+    def add(self, examples: Tensor, scores: Tensor, masks: Tensor) -> None:
+        weights = scores.T.to(self.sums)  # (n, B)
+        values = masks.flatten(1).to(self.sums)  # (B, pixels)
+        self.sums[examples] += weights @ values
+        self.squares[examples] += weights.square() @ values.square()
+        self.counts[examples] += len(masks)
+
+    def mean(self) -> Tensor:
+        return (self.sums / self.counts).view(-1, 1, *self.size)  # (N, 1, *spatial)
+
+    def error(self, examples: Tensor) -> Tensor:
+        """The standard error as a share of the map's range, (n,), on the CPU."""
+        counts = self.counts[examples]  # (n, 1)
+        means = self.sums[examples] / counts  # (n, pixels)
+        spreads = (self.squares[examples] / counts - means.square()).relu()
+        errors = (spreads / (counts - 1).clamp(min=1)).mean(1).sqrt()  # (n,)
+        ranges = means.amax(1) - means.amin(1)  # (n,)
+        return torch.where(errors == 0, 0, errors / ranges).cpu()

@@ -1,0 +1,183 @@
+"""Score-CAM."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from tqdm import tqdm
+
+from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._checks import (
+    check_baselines,
+    check_fraction,
+    check_inputs,
+    check_one_layer,
+    check_spatial,
+)
+from captum_cams.attr._cam import CamAttribution, combine, gains, only, precise
+from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.masks import min_max, upsample
+
+
+class ScoreCam(CamAttribution):
+    r"""
+    Score-CAM.
+
+    Uses every feature map as a mask of the input, and weighs it by how much more of
+    the target the masked input shows than the baseline :math:`\tilde x`: with
+    :math:`H_k` the feature map upsampled and then scaled to [0, 1],
+
+    .. math::
+        C_k = y\bigl(x \odot H_k + \tilde x \odot (1 - H_k)\bigr) - y(\tilde x),
+        \qquad
+        \alpha_k = \frac{\exp C_k}{\sum_l \exp C_l}, \qquad
+        \mathrm{map} = \mathrm{ReLU} \sum_k \alpha_k A^k.
+
+    The paper's baseline is 0, which is also the default. A constant feature map masks
+    everything: its :math:`C_k` is 0 and takes no pass.
+
+    Where this class leaves the paper: maps come back at the input's size, upsampled
+    after the ReLU, and are not normalised.
+
+    Source: H. Wang, Z. Wang, M. Du, F. Yang, Z. Zhang, S. Ding, P. Mardziel, X. Hu,
+    "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
+    CVPR Workshops 2020, https://arxiv.org/abs/1910.01279
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it.
+        layer (torch.nn.Module): The layer that gives the masks, (N, K, \*spatial)
+            with as many spatial axes as the input.
+        device_ids (list of int, optional): Needed only where `forward_func` applies a
+            `DataParallel` model without being one itself.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> score_cam = ScoreCam(model, model.block5)
+        >>> score_cam.attribute(pictures.images, target=pictures.labels).shape
+        torch.Size([2, 1, 128, 128])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        check_one_layer(layer)
+        super().__init__(forward_func, layer, device_ids)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        channel_fraction: float | None = None,
+        relu_attributions: bool = True,
+        attribute_to_layer_input: bool = False,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Maps over the input, summed from the layer's feature maps.
+
+        For each example a forward pass for the feature maps, one for the baseline and
+        one for each feature map that is not constant. Masks are made when their turn
+        comes: memory does not grow with their number.
+
+        Args:
+            inputs (Tensor or tuple of Tensor): Examples to explain,
+                (N, C, \*spatial), of a floating dtype. Every tensor of a tuple is
+                masked at its own size; one without spatial axes belongs into
+                `additional_forward_args`.
+            baselines (Tensor, number or tuple, optional): What shows where a mask is
+                0: tensors of the inputs' shapes, or with 1 in the first place, or
+                numbers. Default: 0 (after a mean/std normalisation that is not black)
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            channel_fraction (float, optional): The share of the channels to use, in
+                (0, 1]: for each example those whose activations vary most over the
+                map. The others are treated as if the layer did not have them.
+                Default: None, all of them
+            relu_attributions (bool): Whether maps are rectified. Default: True
+            attribute_to_layer_input (bool): Whether the layer's input gives the masks
+                instead of its output. Default: False
+            internal_batch_size (int, optional): Most inputs that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+            show_progress (bool): Whether a bar counts masks and baselines.
+                Default: False
+
+        Returns:
+            *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the
+            activations; a tuple of them for a tuple of inputs.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit; if the layer is not
+                reached, has other spatial axes than the input, or its activations are
+                not finite.
+        """
+        check_fraction("channel_fraction", channel_fraction)
+        ends = check_inputs(inputs)
+        starts = check_baselines(baselines, ends)
+        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        evaluator = LayerEvaluator(
+            output, self.layer, self.device_ids, attribute_to_layer_input
+        )
+        chunk = chunk_rows(ends, internal_batch_size)
+
+        cams = []
+        with tqdm(disable=not show_progress, unit="mask") as bar:
+            for examples in torch.split(torch.arange(len(ends[0])), chunk):
+                points = tuple(x[examples] for x in ends)
+                channels = only(evaluator.activations(points, examples))
+                check_spatial(channels, ends)
+                if channel_fraction is not None:
+                    channels = _most_varied(channels, channel_fraction)
+                bar.total = len(ends[0]) * (channels.shape[1] + 1)
+                increases = gains(
+                    output,
+                    min_max(channels),  # sets constant channels to 0
+                    ends,
+                    starts,
+                    examples,
+                    chunk,
+                    bar,
+                    _enlarge,
+                )
+                alphas = increases.softmax(1, dtype=precise(increases))  # (n, K)
+                cams.append(
+                    combine(
+                        alphas.view(*alphas.shape, *[1] * (channels.dim() - 2)),
+                        channels,
+                        relu=relu_attributions,
+                        summation=True,
+                    )
+                )
+        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
+        return maps if isinstance(inputs, tuple) else maps[0]
+
+
+def _enlarge(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """H: upsampled, and only then scaled to [0, 1]."""
+    return min_max(upsample(masks, size))
+
+
+def _most_varied(channels: Tensor, fraction: float) -> Tensor:
+    """The share of the channels that vary most over space, (n, K, ...)."""
+    varied = channels.flatten(2).to(precise(channels)).var(2, correction=0)  # (n, K)
+    count = max(1, round(fraction * channels.shape[1]))
+    kept = varied.topk(count, dim=1).indices  # (n, count)
+    rows = torch.arange(len(channels), device=kept.device).unsqueeze(1)  # (n, 1)
+    return channels[rows, kept]  # (n, count, *layer spatial)

@@ -1,0 +1,240 @@
+"""XRAI."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from captum.attr import Attribution, IntegratedGradients
+from torch import Tensor
+from tqdm import tqdm
+
+from captum_cams._captum import TargetType, log_usage
+from captum_cams._checks import (
+    check_baselines,
+    check_black_and_white,
+    check_choice,
+    check_count,
+    check_inputs,
+    check_rgb,
+)
+from captum_cams.layer_eval import TargetOutput, chunk_rows
+
+Mode = Literal["full", "fast"]
+MODES = ("full", "fast")
+
+SCALES = (50.0, 100.0, 150.0, 250.0, 500.0, 1200.0)
+_SIGMA = 0.8  # of the blur before segmenting, in pixels
+_SMALLEST = 150  # pixels of a segment
+_DILATION = 5  # pixels, so that a segment holds its edges
+
+
+class Xrai(Attribution):
+    r"""
+    XRAI: better attributions through regions.
+
+    Cuts the picture into segments of several sizes, and ranks them by the Integrated
+    Gradients in them, :math:`a`, the mean over a black and a white baseline. The map
+    starts with no region; then always the one is added that gains most an added pixel,
+
+    .. math::
+        \mathrm{gain}(s) = \frac{1}{|s \setminus M|} \sum_{i \in s \setminus M} a_i,
+        \qquad M \leftarrow M \cup \arg\max_s \mathrm{gain}(s)
+
+    (Algorithm 1), until the picture is covered. A pixel of the map is the share of the
+    picture that was not covered when its region came in: 1 in the first, near 0 in the
+    last. The masks :math:`M` of the paper are then the level sets of the map, each of
+    them a threshold on its area. ``mode="fast"`` ranks the segments once, by their
+    mean over all of :math:`s`.
+
+    Segments are those of Felzenszwalb's method at six scales, at least 150 pixels each
+    and dilated by 5. They need scikit-image: ``pip install captum-cams[xrai]``.
+
+    Where this class decides what the paper leaves open: :math:`a` is the sum over the
+    channels, the least size is 150 pixels, and a segment is dilated by a square.
+
+    Source: A. Kapishnikov, T. Bolukbasi, F. Viegas, M. Terry, "XRAI: Better
+    Attributions Through Regions", ICCV 2019, https://arxiv.org/abs/1906.02825
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(1)
+        >>> xrai = Xrai(model)
+        >>> xrai.attribute(pictures.images, target=pictures.labels, n_steps=10).shape
+        torch.Size([1, 1, 128, 128])
+    """
+
+    forward_func: Callable[..., Any]
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        super().__init__(forward_func)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor],
+        black: Tensor | float = 0.0,
+        white: Tensor | float = 1.0,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        n_steps: int = 50,
+        *,
+        mode: Mode = "full",
+        scales: Sequence[float] = SCALES,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Maps over the input that are constant on regions.
+
+        Takes 2 `n_steps` forward and backward passes an example.
+
+        Args:
+            inputs (Tensor): Pictures to explain, (N, C, H, W), of a floating dtype.
+                Memory grows with H W times the number of segments; pictures of more
+                than some 300 pixels a side are better made smaller.
+            black (Tensor or number): The black picture, the one baseline, of the
+                inputs' shape, or with 1 in the first place, or a number. Default: 0,
+                for pictures in [0, 1]. For inputs normalised as (picture - mean) / std
+                it is ``captum_cams.baselines.black(inputs, mean, std)``.
+            white (Tensor or number): The white picture, the other baseline. Default:
+                1; for normalised inputs (1 - mean) / std, which is `black` + 1 / std.
+                Black and white also tell the segmentation the picture's range.
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            n_steps (int): Points of each Integrated Gradients. Default: 50
+            mode (str): ``full`` or ``fast``, see above. Default: ``full``
+            scales (sequence of float): Felzenszwalb's scales; larger ones give larger
+                segments. Default: 50, 100, 150, 250, 500, 1200
+            internal_batch_size (int, optional): Most inputs that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+            show_progress (bool): Whether a bar counts the pictures. Default: False
+
+        Returns:
+            *Tensor* of **maps** (N, 1, H, W) in (0, 1], detached; a tuple of it where
+            the inputs are a tuple.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit.
+            ImportError: If scikit-image is not installed.
+        """
+        check_choice("mode", mode, MODES)
+        n_steps = check_count("n_steps", n_steps)
+        felzenszwalb = _felzenszwalb()
+        ends = check_inputs(inputs)
+        pictures = check_rgb(ends)
+        colours = [check_baselines(colour, ends)[0] for colour in (black, white)]
+        check_black_and_white(*colours)
+        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        chunk = chunk_rows(ends, internal_batch_size)
+
+        def forward(points: Tensor, examples: Tensor) -> Tensor:
+            return output((points,), examples)
+
+        gradients: Any = IntegratedGradients(forward)
+        maps = []
+        for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
+            example = slice(n, n + 1)
+            attributions = sum(
+                gradients.attribute(
+                    pictures[example],
+                    colour[example],
+                    additional_forward_args=torch.tensor([n]),
+                    n_steps=n_steps,
+                    internal_batch_size=chunk,
+                ).detach()
+                for colour in colours
+            )  # (1, C, H, W)
+            dark, light = (colour[n] for colour in colours)
+            shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
+            regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)
+            maps.append(rank(regions, attributions[0].sum(0) / 2, mode))
+        cam = torch.stack(maps).unsqueeze(1).to(pictures)  # (N, 1, H, W)
+        return (cam,) if isinstance(inputs, tuple) else cam
+
+
+def rank(regions: Tensor, attributions: Tensor, mode: Mode = "full") -> Tensor:
+    """
+    The share of the picture that was not covered before each pixel was.
+
+    Args:
+        regions (Tensor): Boolean, (S, H, W), which together cover every pixel.
+        attributions (Tensor): a, (H, W).
+        mode (str): ``full`` or ``fast``.
+
+    Returns:
+        *Tensor* in double precision, on the CPU, (H, W).
+    """
+    # Pixels first: what a region adds is a few rows of this table.
+    member = regions.flatten(1).T.contiguous().cpu()  # (pixels, S)
+    a = attributions.flatten().double().cpu()  # (pixels,)
+    left = member.sum(0)  # |s \ M|, (S,)
+    sums = _sums(a, member)  # (S,)
+    order = iter((sums / left).sort(descending=True, stable=True).indices.tolist())
+    uncovered = torch.ones_like(a, dtype=torch.bool)
+    cam = torch.zeros_like(a)
+    while uncovered.any():
+        if mode == "full":
+            best = int(torch.where(left > 0, sums / left, -torch.inf).argmax())
+        else:
+            best = next(order)
+        new = (member[:, best] & uncovered).nonzero().flatten()
+        cam[new] = uncovered.double().mean()
+        uncovered[new] = False
+        if mode == "full":
+            sums -= _sums(a[new], member[new])
+            left -= member[new].sum(0)
+    return cam.view_as(attributions)
+
+
+def _sums(a: Tensor, member: Tensor) -> Tensor:
+    """Sum of a over each region, some pixels at a time, (S,)."""
+    parts = zip(torch.split(a, 4096), torch.split(member, 4096), strict=True)
+    return torch.stack([part @ here.to(a) for part, here in parts]).sum(0)
+
+
+def _regions(
+    felzenszwalb: Callable[..., Any], picture: Tensor, scales: Sequence[float]
+) -> Tensor:
+    """The dilated segments of all scales, boolean, (S, H, W), which cover all."""
+    channels_last = picture.movedim(0, -1).double().cpu().numpy()  # (H, W, C)
+    regions = []
+    for scale in scales:
+        labels = torch.from_numpy(
+            felzenszwalb(
+                channels_last,
+                scale=scale,
+                sigma=_SIGMA,
+                min_size=_SMALLEST,
+                channel_axis=-1,
+            )
+        )  # (H, W)
+        for some in torch.split(torch.unique(labels), 64):
+            segments = (labels == some[:, None, None]).float()  # (s, H, W)
+            reach = 2 * _DILATION + 1
+            dilated = F.max_pool2d(segments, (1, reach), 1, (0, _DILATION))
+            dilated = F.max_pool2d(dilated, (reach, 1), 1, (_DILATION, 0))
+            regions.append(dilated > 0)
+    return torch.cat(regions)
+
+
+def _felzenszwalb() -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = importlib.import_module(
+            "skimage.segmentation"
+        ).felzenszwalb
+    except ImportError as error:
+        raise ImportError(
+            "Xrai needs scikit-image for its segments: pip install captum-cams[xrai]"
+        ) from error
+    return found

@@ -1,0 +1,63 @@
+"""The output of a model without one of a layer's channels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_cams.layer_eval import _ONE_AT_A_TIME, TargetOutput, outputs_in_chunks
+
+
+def outputs_without(
+    output: TargetOutput,
+    layer: Module,
+    points: tuple[Tensor, ...],
+    examples: Tensor,
+    channels: Tensor,
+    chunk: int,
+    attribute_to_layer_input: bool,
+    bar: Any,
+) -> Tensor:
+    """
+    The output y where one channel of the layer is 0.
+
+    Args:
+        output (TargetOutput): y.
+        layer (Module): The layer.
+        points (tuple of Tensor): All examples.
+        examples (Tensor): The example of each row, (B,), on the CPU.
+        channels (Tensor): The channel that is 0 in it, (B,), or -1 for none.
+        chunk (int): Rows that go through the network together.
+        attribute_to_layer_input (bool): Whether channels are those of the layer's
+            input or of its output.
+        bar (tqdm): Counts the rows.
+
+    Returns:
+        *Tensor*, (B,).
+    """
+    without = channels  # those of the rows under way
+
+    def rows(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        nonlocal without
+        here, without = examples[start:stop], channels[start:stop]
+        bar.update(stop - start)
+        return tuple(x[here] for x in points), here
+
+    def ablated(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(map(ablated, value))
+        row = torch.arange(len(without))[without >= 0]
+        value = value.clone()
+        value[row, without[row]] = 0
+        return value
+
+    with _ONE_AT_A_TIME:
+        if attribute_to_layer_input:
+            handle = layer.register_forward_pre_hook(lambda _, value: ablated(value))
+        else:
+            handle = layer.register_forward_hook(lambda _, __, value: ablated(value))
+        try:
+            return outputs_in_chunks(output, rows, len(examples), chunk)
+        finally:
+            handle.remove()

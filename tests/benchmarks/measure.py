@@ -1,0 +1,63 @@
+"""Times as ratios from one process, and peak memory of fresh ones."""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+
+def interleaved(trials, rounds, device="cpu"):
+    """
+    Median ratio of each trial's time to the first one's, and the first one's seconds.
+
+    Rounds alternate between the trials, so that what else the machine does hits all.
+    """
+    seconds = {name: [] for name in trials}
+    for round_ in range(rounds + 1):  # the first one warms up
+        for name, trial in trials.items():
+            synchronise(device)
+            start = time.perf_counter()
+            trial()
+            synchronise(device)
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    first, *_ = seconds
+    floor = seconds[first]
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(values, floor, strict=True))
+        for name, values in seconds.items()
+    }
+    return ratios, statistics.median(floor)
+
+
+def synchronise(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def fastest(trials, rounds=3, device="cpu"):
+    """The name of the trial with the smallest time of all rounds."""
+    best = dict.fromkeys(trials, float("inf"))
+    for _ in range(rounds):
+        for name, trial in trials.items():
+            synchronise(device)
+            start = time.perf_counter()
+            trial()
+            synchronise(device)
+            best[name] = min(best[name], time.perf_counter() - start)
+    return min(best, key=best.get)
+
+
+def peak():
+    """MiB of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_fresh_process(module, *arguments):
+    """What `python -m module *arguments` prints, as a number."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(out.stdout.split()[-1])

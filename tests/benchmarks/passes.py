@@ -1,0 +1,211 @@
+"""
+What the methods cost beside the passes through the network that they need.
+
+The floor of a path method is the same number of points: forward passes up to the layer
+without a graph, in the fastest batch size, and forward and backward through the rest.
+That of Group-CAM is one such pass and G + 1 forwards. Times are ratios to the floor,
+medians of rounds that alternate in one process; memory is the peak that a fresh process
+adds while it explains, as a ratio to what the floor adds.
+"""
+
+import sys
+from functools import partial
+
+import torch
+from captum.attr import LayerConductance, LayerGradCam, LayerIntegratedGradients
+from torch import nn
+from torchvision import models
+
+from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
+from tests.benchmarks.measure import fastest, in_fresh_process, interleaved, peak
+
+STEPS, GROUPS, BATCHES = 20, 32, (1, 2, 4, 8, 16, 32)
+
+
+def resnet50():
+    net = models.resnet50()
+    parts = list(net.children())
+    return (
+        net,
+        net.layer4,
+        nn.Sequential(*parts[:-2]),
+        nn.Sequential(parts[-2], nn.Flatten(), parts[-1]),
+    )
+
+
+def vgg16():
+    net = models.vgg16()
+    return (
+        net,
+        net.features[30],
+        net.features,
+        nn.Sequential(net.avgpool, nn.Flatten(), net.classifier),
+    )
+
+
+def mobilenet_v2():
+    net = models.mobilenet_v2()
+    return (
+        net,
+        net.features[18],
+        net.features,
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier),
+    )
+
+
+NETWORKS = {"resnet50": resnet50, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2}
+
+
+class Subject:
+    """A network with random weights, its layer, the parts before and behind it."""
+
+    def __init__(self, name, device="cpu", examples=1):
+        torch.manual_seed(0)
+        net, self.layer, self.head, self.tail = NETWORKS[name]()
+        net.eval().to(device)
+        self.net = net
+        self.x = torch.rand(examples, 3, 224, 224, device=device)
+
+    def forward(self, x):
+        return self.net(x).softmax(1)
+
+    def forwards(self, rows, batch):
+        with torch.no_grad():
+            for start in range(0, rows, batch):
+                n = min(batch, rows - start)
+                self.forward(self.x[:1].repeat(n, 1, 1, 1))
+
+    def points(self, rows, batch):
+        for start in range(0, rows, batch):
+            n = min(batch, rows - start)
+            with torch.no_grad():
+                A = self.head(self.x[:1].repeat(n, 1, 1, 1))
+            A.requires_grad_()
+            torch.autograd.grad(self.tail(A).softmax(1)[:, 0].sum(), A)
+
+    def path_floor(self, batch, steps=STEPS):
+        self.points(steps + 1, batch)
+
+    def group_floor(self, batch, groups=GROUPS):
+        self.points(1, 1)
+        self.forwards(groups + 1, batch)
+
+    def rsi(self, **options):
+        options = {"n_steps": STEPS, "target": 0, **options}
+        LayerRSIGradCam(self.forward, self.layer).attribute(self.x, **options)
+
+    def igc(self, **options):
+        options = {"n_steps": STEPS, "target": 0, **options}
+        LayerIntegratedGradCam(self.forward, self.layer).attribute(self.x, **options)
+
+    def group(self, groups=GROUPS):
+        GroupCam(self.forward, self.layer).attribute(self.x, target=0, groups=groups)
+
+    def conductance(self, **options):
+        LayerConductance(self.forward, self.layer).attribute(
+            self.x, target=0, n_steps=STEPS, method="riemann_trapezoid", **options
+        )
+
+    def integrated_gradients(self):
+        LayerIntegratedGradients(self.forward, self.layer).attribute(
+            self.x, target=0, n_steps=STEPS + 1, method="riemann_trapezoid"
+        )
+
+    def grad_cam(self):
+        LayerGradCam(self.forward, self.layer).attribute(self.x, target=0)
+
+
+def trials(subject, batch):
+    """Floors first; each trial's floor by name."""
+    path = {
+        "floor": lambda: subject.path_floor(batch),
+        "RSI-Grad-CAM": subject.rsi,
+        "Integrated Grad-CAM": subject.igc,
+        "LayerConductance": subject.conductance,
+        "LayerConductance, batch 4": lambda: subject.conductance(internal_batch_size=4),
+        "LayerIntegratedGradients": subject.integrated_gradients,
+    }
+    one = {"floor": lambda: subject.points(1, 1), "LayerGradCam": subject.grad_cam}
+    group = {"floor": lambda: subject.group_floor(batch), "Group-CAM": subject.group}
+    return {"path": path, "one point": one, "group": group}
+
+
+def devices():
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def times(networks, rounds):
+    for name in networks:
+        for device in devices():
+            subject = Subject(name, device)
+            candidates = {
+                batch: partial(subject.path_floor, batch, 31) for batch in BATCHES
+            }
+            batch = fastest(candidates, device=device)
+            for floor, group in trials(subject, batch).items():
+                ratios, seconds = interleaved(group, rounds, device)
+                for trial, ratio in ratios.items():
+                    yield {
+                        "what": f"{name}, {device}: {trial}",
+                        "floor": floor,
+                        "batch of the floor": batch,
+                        "seconds of the floor": seconds,
+                        "time": ratio,
+                    }
+
+
+def memory(networks):
+    for name in networks:
+        floors = {}
+        for floor, group in trials(Subject(name), 4).items():
+            for trial in group:
+                added = in_fresh_process(__name__, name, floor, trial)
+                floors.setdefault(floor, added)
+                yield {
+                    "what": f"{name}, cpu: {trial}",
+                    "floor": floor,
+                    "MiB": added,
+                    "memory": added / floors[floor],
+                }
+
+
+def growth(rounds):
+    """How cost grows, on MobileNet-V2 and over the blocks of VGG-16."""
+    subject = Subject("mobilenet_v2")
+    four = Subject("mobilenet_v2", examples=4)
+    vgg = Subject("vgg16")
+    blocks = [vgg.net.features[i] for i in (4, 9, 16, 23, 30)]
+
+    def layers(layer):
+        LayerRSIGradCam(vgg.forward, layer).attribute(vgg.x, target=0, n_steps=4)
+
+    series = {
+        "n_steps, to 10": {
+            f"{n}": lambda n=n: subject.rsi(n_steps=n) for n in (10, 20, 40)
+        },
+        "examples, to 1": {"1": subject.rsi, "4": four.rsi},
+        "groups, to 8": {f"{g}": lambda g=g: subject.group(g) for g in (8, 16, 32)},
+        "blocks of VGG-16, to the earliest": {
+            "earliest": lambda: layers(blocks[0]),
+            "all five": lambda: layers(blocks),
+        },
+    }
+    for name, group in series.items():
+        ratios, _ = interleaved(group, rounds)
+        for trial, ratio in ratios.items():
+            yield {"what": f"{name}: {trial}", "time": ratio}
+
+
+def run(networks=tuple(NETWORKS), rounds=5):
+    torch.set_num_threads(2)
+    return [*times(networks, rounds), *memory(networks), *growth(rounds)]
+
+
+if __name__ == "__main__":
+    network, floor, trial = sys.argv[1:]
+    torch.set_num_threads(2)
+    subject = Subject(network)
+    subject.grad_cam()  # what is loaded when first used
+    before = peak()
+    trials(subject, 4)[floor][trial]()
+    print(peak() - before)

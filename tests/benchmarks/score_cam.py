@@ -1,0 +1,125 @@
+"""
+Score-CAM beside grad-cam's and torchcam's: time at an equal map, and peak memory.
+
+All explain the same picture at the same layer, each with its own default batch. Maps
+are equal up to how masks become pictures (grad-cam upsamples with aligned corners,
+torchcam scales masks before it upsamples them): the largest differences of maps scaled
+to [0, 1] are in the table. The ratio to the faster of the two should be 0.8 at most.
+
+Memory is what a fresh process adds to its peak, for growing numbers of channels.
+"""
+
+import contextlib
+import io
+import sys
+from functools import partial
+
+import torch
+from pytorch_grad_cam import ScoreCAM as GradCamScoreCam
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+from torchcam.methods import ScoreCAM as TorchcamScoreCam
+from torchvision.models import mobilenet_v2, squeezenet1_1
+
+from captum_cams import ScoreCam
+from captum_cams.examples import shape_pictures, shapes_model
+from captum_cams.masks import min_max, upsample
+from tests.benchmarks.measure import in_fresh_process, interleaved, peak
+
+ROUNDS = 5
+CHANNELS = [64, 256, 1024]
+
+
+def ours(model, layer, picture):
+    return ScoreCam(model, layer).attribute(picture, target=0)
+
+
+def grad_cam(model, layer, picture):
+    with contextlib.redirect_stderr(io.StringIO()):  # its bars
+        cam = GradCamScoreCam(model, [layer])(picture, [ClassifierOutputTarget(0)])
+    return torch.from_numpy(cam).unsqueeze(0)
+
+
+def torchcam(model, layer, picture):
+    with TorchcamScoreCam(model, layer) as cam, torch.no_grad():
+        scores = model(picture)
+        return cam(0, scores)[0].unsqueeze(0)
+
+
+PACKAGES = {"ours": ours, "grad-cam": grad_cam, "torchcam": torchcam}
+
+
+def cases():
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 224, 224)
+    shapes, mobilenet = shapes_model(), mobilenet_v2().eval()
+    squeezenet = squeezenet1_1().eval()
+    return {
+        "shapes_model.block5": (shapes, shapes.block5, shape_pictures(1).images),
+        "mobilenet_v2.features.13": (mobilenet, mobilenet.features[13], picture),
+        "squeezenet1_1.features.4": (squeezenet, squeezenet.features[4], picture),
+    }
+
+
+def time():
+    for name, (model, layer, picture) in cases().items():
+        trials = {
+            package: partial(explain, model, layer, picture)
+            for package, explain in PACKAGES.items()
+        }
+        ratios, seconds = interleaved(trials, ROUNDS)
+        cams = {
+            package: min_max(upsample(trial(), picture.shape[2:]))
+            for package, trial in trials.items()
+        }
+        row = {
+            "what": name,
+            "seconds": seconds,
+            "ratio": 1 / min(ratios["grad-cam"], ratios["torchcam"]),
+        }
+        for package in ("grad-cam", "torchcam"):
+            row[f"to {package}"] = 1 / ratios[package]
+            row[f"difference to {package}"] = float(
+                (cams[package] - cams["ours"]).abs().max()
+            )
+        yield row
+
+
+def wide(channels):
+    """A network and its layer of that many channels, 7 x 7 of a picture's 224 x 224."""
+    layer = nn.Sequential(nn.Conv2d(3, channels, 32, 32), nn.ReLU())
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+    return nn.Sequential(layer, *head).eval(), layer
+
+
+def added_memory(package, channels):
+    """MiB, in this process."""
+    picture = torch.rand(1, 3, 224, 224)
+    PACKAGES[package](*wide(4), picture)  # takes up what every use needs
+    model, layer = wide(channels)
+    before = peak()
+    PACKAGES[package](model, layer, picture)
+    return peak() - before
+
+
+def memory():
+    for channels in CHANNELS:
+        row = {"what": f"{channels} channels"}
+        for package in PACKAGES:
+            mib = in_fresh_process("tests.benchmarks.score_cam", package, channels)
+            row[f"{package} MiB"] = mib
+        yield row
+
+
+def run():
+    """One row a network for time, then one a number of channels for memory."""
+    torch.set_num_threads(2)
+    return [*time(), *memory()]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(added_memory(sys.argv[1], int(sys.argv[2])))
+    else:
+        for row in run():
+            print(row)
