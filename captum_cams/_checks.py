@@ -35,6 +35,12 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """A number of at least 0."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def check_path_tolerance(tolerance: float) -> float:
     """A relative error above 0."""
     if not tolerance > 0:

@@ -56,6 +56,27 @@ def grad_cam_plus_plus(features, head, x):
     return _sum_of_maps(weights, A)
 
 
+def smooth_grad_cam_plus_plus(features, head, x, noises):
+    """Smooth Grad-CAM++: Grad-CAM++ of mean powers of gradients at noisy inputs."""
+    A = features(x.unsqueeze(0)).detach()[0]
+    D = [torch.zeros_like(A) for _ in range(3)]
+    for noise in noises:
+        noisy = features((x + noise).unsqueeze(0)).detach().requires_grad_()
+        (g,) = torch.autograd.grad(head(noisy), noisy)
+        for power in range(3):
+            for unit in itertools.product(*map(range, A.shape)):
+                D[power][unit] += g[0][unit] ** (power + 1) / len(noises)
+    weights = []
+    for k in range(len(A)):
+        weight = 0.0
+        for place in _places(A.shape[1:]):
+            first, second, third = (d[(k, *place)] for d in D)
+            alpha = _quotient(second, 2 * second + A[k].sum() * third)
+            weight += alpha * max(first, 0)
+        weights.append(weight)
+    return _sum_of_maps(weights, A)
+
+
 def x_grad_cam(features, head, x):
     A, g, _ = _activations_and_gradient(features, head, x)
     weights = []

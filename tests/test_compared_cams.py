@@ -15,6 +15,7 @@ from captum_cams import (
     LayerGradCamPlusPlus,
     LayerHiResCam,
     LayerPositiveGradCam,
+    LayerSmoothGradCamPlusPlus,
     LayerXGradCam,
     Rise,
     ScoreCam,
@@ -34,11 +35,15 @@ GRADIENT_CAMS = {
     LayerHiResCam: reference_cams.hi_res_cam,
 }
 LAYER_CAMS = {**GRADIENT_CAMS, LayerAblationCam: reference_cams.ablation_cam}
-WITH_LAYER = [*LAYER_CAMS, ScoreCam]
+WITH_LAYER = [*LAYER_CAMS, LayerSmoothGradCamPlusPlus, ScoreCam]
 ALL = [*WITH_LAYER, Rise, Xrai]
 
 # What keeps each method small here.
-SMALL = {Rise: {"n_masks": 5, "grid_size": 2}, Xrai: {"n_steps": 3, "scales": [50]}}
+SMALL = {
+    LayerSmoothGradCamPlusPlus: {"nt_samples": 2},
+    Rise: {"n_masks": 5, "grid_size": 2},
+    Xrai: {"n_steps": 3, "scales": [50]},
+}
 
 
 def build(kind, forward, layer):
@@ -72,6 +77,29 @@ def test_layer_cams_are_the_papers(method, shape, softmax):
         expected = LAYER_CAMS[method](model.layer, one(model, target[n]), x[n])
         torch.testing.assert_close(maps[n, 0], expected, rtol=1e-9, atol=1e-12)
     assert (maps > 0).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 7, 12)])
+def test_smooth_grad_cam_plus_plus_is_the_papers(shape):
+    model, x = network(gain=3.0), random(3, *shape, seed=2)
+    maps = attribute(
+        LayerSmoothGradCamPlusPlus, model, x, stdevs=0.5, nt_samples=4, seed=7
+    )
+    generator = torch.Generator().manual_seed(7)
+    noises = [0.5 * torch.randn(1, *shape, generator=generator)[0] for _ in range(4)]
+    for n in range(3):
+        expected = reference_cams.smooth_grad_cam_plus_plus(
+            model.layer, one(model, 0), x[n], noises
+        )
+        torch.testing.assert_close(maps[n, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus():
+    model, x = network(softmax=False), random(2, 2, 8, 8)
+    smooth = attribute(LayerSmoothGradCamPlusPlus, model, x, stdevs=0.0)
+    torch.testing.assert_close(smooth, attribute(LayerGradCamPlusPlus, model, x))
+    with raises(ValueError, "stdevs must be at least 0, got -1"):
+        attribute(LayerSmoothGradCamPlusPlus, model, x, stdevs=-1)
 
 
 @pytest.mark.parametrize("method", LAYER_CAMS)

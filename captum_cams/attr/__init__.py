@@ -13,6 +13,7 @@ from captum_cams.attr.integrated_grad_cam import LayerIntegratedGradCam
 from captum_cams.attr.rise import Rise
 from captum_cams.attr.rsi_grad_cam import LayerRSIGradCam
 from captum_cams.attr.score_cam import ScoreCam
+from captum_cams.attr.smooth_grad_cam import LayerSmoothGradCamPlusPlus
 from captum_cams.attr.xrai import Xrai
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "LayerIntegratedGradCam",
     "LayerPositiveGradCam",
     "LayerRSIGradCam",
+    "LayerSmoothGradCamPlusPlus",
     "LayerXGradCam",
     "Rise",
     "ScoreCam",

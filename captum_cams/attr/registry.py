@@ -18,6 +18,7 @@ from captum_cams.attr.integrated_grad_cam import LayerIntegratedGradCam
 from captum_cams.attr.rise import Rise
 from captum_cams.attr.rsi_grad_cam import LayerRSIGradCam
 from captum_cams.attr.score_cam import ScoreCam
+from captum_cams.attr.smooth_grad_cam import LayerSmoothGradCamPlusPlus
 from captum_cams.attr.xrai import Xrai
 
 
@@ -43,6 +44,7 @@ METHODS: dict[str, Method] = {
     "grad-cam": Method(LayerGradCam, {"relu_attributions": True}),
     "positive-grad-cam": Method(LayerPositiveGradCam),
     "grad-cam-plus-plus": Method(LayerGradCamPlusPlus, log=True),
+    "smooth-grad-cam-plus-plus": Method(LayerSmoothGradCamPlusPlus, log=True),
     "x-grad-cam": Method(LayerXGradCam),
     "layer-cam": Method(LayerCam),
     "hi-res-cam": Method(LayerHiResCam),

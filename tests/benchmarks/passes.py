@@ -158,7 +158,7 @@ def memory(networks):
     for name in networks:
         floors = {}
         for floor, group in trials(Subject(name), 4).items():
-            for trial in group:
+            for trial in group if floor != "one point" else ():
                 added = in_fresh_process(__name__, name, floor, trial)
                 floors.setdefault(floor, added)
                 yield {
@@ -205,7 +205,6 @@ if __name__ == "__main__":
     network, floor, trial = sys.argv[1:]
     torch.set_num_threads(2)
     subject = Subject(network)
-    subject.grad_cam()  # what is loaded when first used
     before = peak()
     trials(subject, 4)[floor][trial]()
     print(peak() - before)

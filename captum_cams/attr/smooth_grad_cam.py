@@ -1,0 +1,154 @@
+"""Smooth Grad-CAM++."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_cams._captum import TargetType, log_usage
+from captum_cams._checks import check_count, check_inputs, check_not_negative
+from captum_cams.attr._cam import CamAttribution, combine, concatenate, precise, total
+from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+
+
+class LayerSmoothGradCamPlusPlus(CamAttribution):
+    r"""
+    Smooth Grad-CAM++.
+
+    Grad-CAM++ with derivatives that are means over noisy copies of the input:
+
+    .. math::
+        w_k = \sum_{ij} \alpha_{kij}\, \mathrm{ReLU}(D_{1,kij}), \qquad
+        \alpha_{kij} = \frac{D_{2,kij}}
+            {2 D_{2,kij} + \sum_{ab} A_{kab}\, D_{3,kij}}, \qquad
+        D_{p,kij} = \frac{1}{n} \sum_{s=1}^n
+            \Bigl(\frac{\partial S(x + \epsilon_s)}{\partial A_{kij}}\Bigr)^p
+
+    with Gaussian noise :math:`\epsilon_s` and the map
+    :math:`\mathrm{ReLU} \sum_k w_k A^k` of the input itself. As in
+    :class:`LayerGradCamPlusPlus`, :math:`S` is a score before the softmax, whose
+    exponential is explained, and that exponential is left out as a factor. Quotients
+    with a denominator of 0 are 0.
+
+    Every example meets the same noise, so that its map does not depend on the others.
+
+    Source: D. Omeiza, S. Speakman, C. Cintas, K. Weldermariam, "Smooth Grad-CAM++: An
+    Enhanced Inference Level Visualization Technique for Deep Convolutional Neural
+    Network Models", 2019, https://arxiv.org/abs/1908.01224
+
+    Args:
+        forward_func (Callable): The forward function of the model or any
+            modification of it.
+        layer (torch.nn.Module or list of torch.nn.Module): The layer whose
+            activations are mapped, or several.
+        device_ids (list of int, optional): Needed only where `forward_func` applies a
+            `DataParallel` model without being one itself.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> cam = LayerSmoothGradCamPlusPlus(model.logits, model.block5)
+        >>> cam.attribute(pictures.images, pictures.labels, nt_samples=4).shape
+        torch.Size([2, 1, 4, 4])
+    """
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        nt_samples: int = 25,
+        stdevs: float = 0.3,
+        seed: int = 0,
+        internal_batch_size: int | None = None,
+    ) -> Any:
+        r"""
+        Maps of the layer's activations, weighted by what noisy gradients say.
+
+        Takes `nt_samples` forward and backward passes, and a forward pass.
+
+        Args:
+            inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
+                axis, of a floating dtype.
+            target (int, tuple, Tensor or list, optional): Index of the output to
+                explain, one for all examples or one for each. Default: None, for one
+                output an example
+            additional_forward_args (Any, optional): Passed to `forward_func` behind
+                the inputs. Tensors with N rows follow their examples.
+            attribute_to_layer_input (bool): Whether the layer's input is mapped
+                instead of its output. Default: False
+            relu_attributions (bool): Whether maps are rectified. Default: True
+            attr_dim_summation (bool): Whether channels are summed. Default: True
+            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+            nt_samples (int): n, the noisy copies. Default: 25
+            stdevs (float): Standard deviation of the noise, in the inputs' units.
+                Default: 0.3
+            seed (int): Draws the noise; PyTorch's global generators are left alone.
+                Default: 0
+            internal_batch_size (int, optional): Most examples that go through the
+                network together, at least 1. Default: None, chosen by device and
+                input size
+
+        Returns:
+            *Tensor* of **maps**, (N, 1, \*layer spatial), in the layer's dtype and
+            detached, or (N, K, \*layer spatial) without summation; a tuple where the
+            layer gives several tensors, a list where `layer` is one.
+
+        Raises:
+            ValueError, TypeError: If an argument does not fit; if the layer is not
+                reached, or its activations are not finite.
+        """
+        check_count("nt_samples", nt_samples)
+        check_not_negative("stdevs", stdevs)
+        ends = check_inputs(inputs)
+        evaluator = LayerEvaluator(
+            TargetOutput(self.forward_func, ends, target, additional_forward_args),
+            self.layer,
+            self.device_ids,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
+        chunk = chunk_rows(ends, internal_batch_size)
+        results = []
+        for examples in torch.split(torch.arange(len(ends[0])), chunk):
+            points = tuple(x[examples] for x in ends)
+            activations = evaluator.activations(points, examples)
+            powers = [a.new_zeros(3, *a.shape, dtype=precise(a)) for a in activations]
+            generator = torch.Generator().manual_seed(seed)
+            for _ in range(nt_samples):
+                noisy = tuple(x + stdevs * _noise(x, generator) for x in points)
+                for D, g in zip(
+                    powers, evaluator(noisy, examples).gradients, strict=True
+                ):
+                    g = g.to(D)
+                    D += torch.stack([g, g**2, g**3]) / nt_samples  # (3, n, K, ...)
+            results.append(
+                tuple(
+                    combine(
+                        _weights(a, *D),
+                        a,
+                        relu=relu_attributions,
+                        summation=attr_dim_summation,
+                    )
+                    for a, D in zip(activations, powers, strict=True)
+                )
+            )
+        return self._format_maps(evaluator, concatenate(results))
+
+
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """The same for every example, (1, *shape)."""
+    return torch.randn(1, *x.shape[1:], generator=generator).to(x)
+
+
+def _weights(A: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
+    """The alpha-weighted sum of the positive mean gradients, (n, K, 1, ...)."""
+    denominator = 2 * D2 + total(A) * D3
+    return total(torch.where(denominator == 0, 0, D2 / denominator) * D1.relu())
