@@ -38,17 +38,10 @@ def synchronise(device):
         torch.cuda.synchronize()
 
 
-def fastest(trials, rounds=3, device="cpu"):
-    """The name of the trial with the smallest time of all rounds."""
-    best = dict.fromkeys(trials, float("inf"))
-    for _ in range(rounds):
-        for name, trial in trials.items():
-            synchronise(device)
-            start = time.perf_counter()
-            trial()
-            synchronise(device)
-            best[name] = min(best[name], time.perf_counter() - start)
-    return min(best, key=best.get)
+def fastest(trials, rounds=5, device="cpu"):
+    """The name of the trial that takes least, by the median of its ratios."""
+    ratios, _ = interleaved(trials, rounds, device)
+    return min(ratios, key=ratios.get)
 
 
 def peak():

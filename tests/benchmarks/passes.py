@@ -115,8 +115,8 @@ class Subject:
         LayerGradCam(self.forward, self.layer).attribute(self.x, target=0)
 
 
-def trials(subject, batch):
-    """Floors first; each trial's floor by name."""
+def trials(subject, batch=4, group_batch=4):
+    """Groups of trials by the name of their floor, which comes first in each."""
     path = {
         "floor": lambda: subject.path_floor(batch),
         "RSI-Grad-CAM": subject.rsi,
@@ -126,7 +126,10 @@ def trials(subject, batch):
         "LayerIntegratedGradients": subject.integrated_gradients,
     }
     one = {"floor": lambda: subject.points(1, 1), "LayerGradCam": subject.grad_cam}
-    group = {"floor": lambda: subject.group_floor(batch), "Group-CAM": subject.group}
+    group = {
+        "floor": lambda: subject.group_floor(group_batch),
+        "Group-CAM": subject.group,
+    }
     return {"path": path, "one point": one, "group": group}
 
 
@@ -138,17 +141,16 @@ def times(networks, rounds):
     for name in networks:
         for device in devices():
             subject = Subject(name, device)
-            candidates = {
-                batch: partial(subject.path_floor, batch, 31) for batch in BATCHES
-            }
-            batch = fastest(candidates, device=device)
-            for floor, group in trials(subject, batch).items():
+            batches = [
+                fastest({b: partial(floor, b) for b in BATCHES}, device=device)
+                for floor in (subject.path_floor, subject.group_floor)
+            ]
+            for floor, group in trials(subject, *batches).items():
                 ratios, seconds = interleaved(group, rounds, device)
                 for trial, ratio in ratios.items():
                     yield {
                         "what": f"{name}, {device}: {trial}",
                         "floor": floor,
-                        "batch of the floor": batch,
                         "seconds of the floor": seconds,
                         "time": ratio,
                     }
@@ -157,7 +159,7 @@ def times(networks, rounds):
 def memory(networks):
     for name in networks:
         floors = {}
-        for floor, group in trials(Subject(name), 4).items():
+        for floor, group in trials(Subject(name)).items():
             for trial in group if floor != "one point" else ():
                 added = in_fresh_process(__name__, name, floor, trial)
                 floors.setdefault(floor, added)
@@ -206,5 +208,5 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     subject = Subject(network)
     before = peak()
-    trials(subject, 4)[floor][trial]()
+    trials(subject)[floor][trial]()
     print(peak() - before)
