@@ -273,6 +273,11 @@ def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
 
 def check_layer_tensors(tensors: Sequence[object]) -> None:
     """What a layer gave to its hook."""
+    if not tensors:
+        raise ValueError(
+            "layer must be called with its input as a positional argument for "
+            "attribute_to_layer_input, got none; map its output instead"
+        )
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             raise TypeError(
@@ -284,6 +289,11 @@ def check_layer_tensors(tensors: Sequence[object]) -> None:
                 f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
                 "choose a layer behind it"
             )
+        if tensor.dim() < 2:
+            raise ValueError(
+                "layer must give channels for each example, (N, K, *spatial), got "
+                f"shape {_shape(tensor)}; choose another layer"
+            )
 
 
 def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
@@ -291,7 +301,7 @@ def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
     # The sum is one quick pass; only an odd one is looked at more closely.
     if tensor.flatten().sum(dtype=torch.float32).isfinite():
         return
-    broken = ~tensor.flatten(1).isfinite().all(1)  # (B,)
+    broken = ~tensor.reshape(len(tensor), -1).isfinite().all(1)  # (B,)
     if broken.any():
         example = int(examples[broken.cpu()][0])
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams.layer_eval import _ONE_AT_A_TIME, TargetOutput, outputs_in_chunks
+from captum_cams.layer_eval import TargetOutput, _alone, outputs_in_chunks
 
 
 def outputs_without(
@@ -52,7 +52,7 @@ def outputs_without(
         value[row, without[row]] = 0
         return value
 
-    with _ONE_AT_A_TIME:
+    with _alone():
         if attribute_to_layer_input:
             handle = layer.register_forward_pre_hook(lambda _, value: ablated(value))
         else:

@@ -6,12 +6,15 @@ A row is one point of one example; rows are what goes through the network togeth
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
+from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm import tqdm
 
 from captum_cams._captum import (
@@ -31,6 +34,33 @@ from captum_cams.path import Path
 
 # Hooks sit on the module, not on the thread: two walks at once would mix their tensors.
 _ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """
+    One evaluation at a time, which leaves buffers as found.
+
+    Modules in training mode change theirs as they run (BatchNorm's statistics). Which
+    modules `forward_func` runs is seen by a hook on all.
+    """
+    found: dict[Module, dict[str, Tensor]] = {}
+
+    def keep(module: Module, _: Any) -> None:
+        if module.training and module not in found:
+            buffers = module.named_buffers(recurse=False)
+            found[module] = {name: buffer.clone() for name, buffer in buffers}
+
+    with _ONE_AT_A_TIME:
+        handle = register_module_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            with torch.no_grad():
+                for module, buffers in found.items():
+                    for name, buffer in buffers.items():
+                        module.get_buffer(name).copy_(buffer)
 
 
 class Evaluation(NamedTuple):
@@ -106,8 +136,9 @@ class TargetOutput:
         def rows(argument: Any) -> Any:
             follows = isinstance(argument, Tensor) and argument.dim() > 0
             if follows and argument.shape[0] == self.num_examples:
-                return argument[examples.to(argument.device)]
-            return argument
+                argument = argument[examples.to(argument.device)]
+            # Captum's hook would set requires_grad on what the caller holds.
+            return argument.detach() if isinstance(argument, Tensor) else argument
 
         return tuple(rows(argument) for argument in self.arguments)
 
@@ -144,6 +175,8 @@ class LayerEvaluator:
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError(_INFERENCE)
         outputs: list[Tensor] = []
 
         def forward(*points: Tensor) -> Tensor:
@@ -159,7 +192,7 @@ class LayerEvaluator:
             outputs.append(output.detach())
             return output
 
-        with _ONE_AT_A_TIME, _Hooks(self, record=True) as reached:
+        with _alone(), _Hooks(self, record=True) as reached:
             try:
                 gradients, activations = compute_layer_gradients_and_eval(
                     forward,
@@ -173,9 +206,12 @@ class LayerEvaluator:
                 if "appears to not have been used in the graph" in str(error):
                     raise ValueError(_INDEPENDENT) from error
                 raise
-        return Evaluation(
-            self._flat(activations, examples), self._flat(gradients), outputs[0]
-        )
+        layer = self._flat(activations, examples)
+        check_finite("forward_func's output", outputs[0], examples)
+        slopes = self._flat(gradients)
+        for gradient in slopes:
+            check_finite("the output's gradients", gradient, examples)
+        return Evaluation(layer, slopes, outputs[0])
 
     def activations(
         self, points: tuple[Tensor, ...], examples: Tensor
@@ -188,7 +224,7 @@ class LayerEvaluator:
                 raise ValueError(_UNREACHED)
             return output
 
-        with _ONE_AT_A_TIME, _Hooks(self, record=False) as reached:
+        with _alone(), _Hooks(self, record=False) as reached:
             activations = forward_layer(
                 forward,
                 points,
@@ -230,6 +266,10 @@ class LayerEvaluator:
         return getattr(self.output.forward_func, "device_ids", None)
 
 
+_INFERENCE = (
+    "gradients are needed, but torch.inference_mode() is on and records none; call "
+    "attribute outside of it, under torch.no_grad() if you like"
+)
 _UNREACHED = (
     "layer must be used by forward_func, but the forward pass did not reach it; pass a "
     "module of this very model (for a torch.compile'd model, one of the original)"
@@ -251,19 +291,20 @@ class _Hooks:
     def __enter__(self) -> set[Module]:
         reached: set[Module] = set()
 
-        def hook(module: Module, inputs: Any, outputs: Any = None) -> None:
+        # `DataParallel` calls hooks with a replica: the layer itself is bound.
+        def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> None:
             tensors = inputs if self.evaluator.attribute_to_layer_input else outputs
             check_layer_tensors(
                 tensors if isinstance(tensors, (tuple, list)) else (tensors,)
             )
-            reached.add(module)
+            reached.add(layer)
             if self.record:
                 torch.set_grad_enabled(True)
 
         self.handles = [
-            layer.register_forward_pre_hook(hook)
+            layer.register_forward_pre_hook(partial(hook, layer))
             if self.evaluator.attribute_to_layer_input
-            else layer.register_forward_hook(hook)
+            else layer.register_forward_hook(partial(hook, layer))
             for layer in self.evaluator.layers
         ]
         return reached
@@ -306,7 +347,7 @@ def outputs_in_chunks(
     Returns:
         *Tensor*, (num_rows,).
     """
-    with _ONE_AT_A_TIME, torch.no_grad():
+    with _alone(), torch.no_grad():
         return torch.cat(
             [
                 output(*rows(start, min(start + chunk, num_rows)))
@@ -375,8 +416,9 @@ def walks(
             for point in range(len(here)):
                 part = slice(point * n, (point + 1) * n)
                 bar.update(n)
-                # The last point outlives its chunk: a copy sets the chunk free.
-                yield evaluation.rows(part, copy=point == len(here) - 1)
+                # These points outlive their chunk: copies set the chunk free.
+                ends = start + point == 0 or point == len(here) - 1
+                yield evaluation.rows(part, copy=ends)
             del evaluation
 
     with tqdm(

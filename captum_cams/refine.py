@@ -17,6 +17,8 @@ from tqdm import tqdm
 # Neighbours whose disagreement is this close to an example's largest are halved with
 # it: fewer, fuller batches for hardly more points.
 _SHARE = 0.5
+# Points of shorter intervals are one in single precision.
+_SHORTEST = 2.0**-20
 # No interval may hold more of the output's variation: two flat ends of a saturated
 # network agree, whatever lies between them.
 _STEEPEST = 1 / 3
@@ -114,12 +116,15 @@ class Refined:
 
     def middles(self, n_steps: int) -> list[float]:
         """Middles of the intervals to be halved next, the roughest first."""
-        rough = sorted(self._indicators.items(), key=lambda item: -item[1])
-        middles = [
-            (start + end) / 2
-            for (start, end), indicator in rough
-            if indicator >= _SHARE * rough[0][1]
-        ]
+        rough = sorted(
+            (
+                (indicator, (start + end) / 2)
+                for (start, end), indicator in self._indicators.items()
+                if end - start > _SHORTEST
+            ),
+            reverse=True,
+        )
+        middles = [m for indicator, m in rough if indicator >= _SHARE * rough[0][0]]
         return middles[: n_steps + 1 - len(self.points)]
 
 
@@ -205,7 +210,7 @@ def _met(walk: Refined, tolerance: float) -> bool:
 
 
 def _finished(walk: Refined, tolerance: float, n_steps: int) -> bool:
-    return len(walk.points) > n_steps or _met(walk, tolerance)
+    return _met(walk, tolerance) or (bool(walk.points) and not walk.middles(n_steps))
 
 
 def _visit(

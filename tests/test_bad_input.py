@@ -199,7 +199,7 @@ def test_activations_that_are_not_finite_name_their_example(method, value):
 
 
 def test_large_activations_are_finite():
-    model = TwoPart(nn.Identity(), Function(lambda A: A.mean((2, 3))))
+    model = TwoPart(nn.Identity(), Function(lambda A: A.amax((2, 3))))
     x = torch.full((1, 1, 40, 40), 1e36)
     assert attribute(GroupCam, model, x, groups=1).isfinite().all()
     assert attribute(LayerRSIGradCam, model, x * 1e-20, n_steps=2).isfinite().all()
@@ -212,3 +212,39 @@ def test_outputs_that_are_no_scores(method):
         attribute(method, lambda x: (model(x), 0), layer=model.layer)
     with raises(ValueError, "forward_func must return one row for each of its"):
         attribute(method, lambda x: model(x)[:1], layer=model.layer)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_gradients_and_outputs_that_are_not_finite_name_their_example(method):
+    def root(A):
+        y = A.sum((1, 2, 3))
+        return torch.stack([y, y * 0], 1).sum(1) + (y * 0).sqrt()
+
+    with raises(ValueError, "the output's gradients must be finite"):
+        attribute(method, TwoPart(nn.Identity(), Function(root)), target=None)
+    infinite = TwoPart(nn.Identity(), Function(lambda A: A.sum((1, 2, 3)) / 0))
+    with raises(
+        ValueError, "forward_func's output must be finite, got NaN or infinity"
+    ):
+        attribute(method, infinite, target=None)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_inference_mode(method):
+    with (
+        torch.inference_mode(),
+        raises(ValueError, "call attribute outside of it, under torch.no_grad()"),
+    ):
+        attribute(method)
+
+
+@pytest.mark.parametrize("method", PATH_METHODS)
+def test_layers_without_channels_or_positional_inputs(method):
+    flat = TwoPart(Function(lambda x: x.sum((1, 2, 3))), Function(lambda y: 2 * y))
+    with raises(ValueError, "layer must give channels for each example"):
+        attribute(method, flat, target=None)
+    layer = nn.ReLU()
+    with raises(ValueError, "called with its input as a positional argument"):
+        method(lambda x: layer(input=x).sum((1, 2, 3)), layer).attribute(
+            X, attribute_to_layer_input=True
+        )

@@ -88,7 +88,8 @@ def test_demo_writes_a_figure_of_all_methods_and_says_where(panels, capsys, tmp_
     assert cli.main(["demo", "--out", "new/folder"]) == 0
     path = tmp_path / "new/folder/captum-cams-demo.png"
     output = capsys.readouterr()
-    assert output.out.endswith(f"figure: {path}\n")
+    _, table = output.out.split(f"figure: {path}\n")
+    assert all(name in table for name in ["pixel_energy", "deletion_auc", *METHODS])
     assert output.err == ""
     assert min(size_of(path)) > 500
     ((images, maps, titles, boxes),) = panels

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -181,6 +182,22 @@ def test_data_parallel_takes_the_plain_way():
     assert all(before.recorded)
 
 
+def test_replicas_of_data_parallel_count_as_the_layer():
+    """Their hooks are called with the replica."""
+    model, x = network(), random(2, 2, 6, 6)
+    for method in (*METHODS, GroupCam):
+        expected = explain(method, model, x)
+        options = (
+            {"baselines": 0, "groups": 2} if method is GroupCam else {"n_steps": 5}
+        )
+
+        def forward(x):  # hooks are copied as the replica is made
+            return model.head(model.layer._replicate_for_data_parallel()(x))
+
+        maps = method(forward, model.layer).attribute(x, target=0, **options)
+        torch.testing.assert_close(maps, expected)
+
+
 def test_inplace_operations_behind_the_layer():
     plain = network()
     inplace = network()
@@ -311,3 +328,33 @@ def test_progress_counts_every_point(capsys):
     assert "12/12" in capsys.readouterr().err
     explain(LayerRSIGradCam, network(), random(2, 2, 6, 6))
     assert capsys.readouterr().err == ""
+
+
+def test_extra_arguments_keep_their_flags():
+    """The layer sees what the caller holds: Captum's hook would switch it."""
+    layer = nn.Identity()
+    shared = random(2, 4)
+
+    def forward(x, shared):
+        return layer(shared)[: len(x)].sum(1) * x.mean((1, 2, 3))
+
+    LayerRSIGradCam(forward, layer).attribute(
+        random(3, 1, 2, 2), None, None, shared, n_steps=1, internal_batch_size=2
+    )
+    assert not shared.requires_grad
+
+
+@pytest.mark.parametrize("method", [*METHODS, GroupCam])
+@pytest.mark.parametrize("fails", [False, True])
+def test_statistics_of_a_model_in_training_mode_stay(method, fails):
+    model = network()
+    norm = nn.BatchNorm2d(6).double()
+    model.layer.append(norm)
+    if fails:
+        model.head.append(Function(lambda y: y.no_such_name))
+    model.train()
+    before = [buffer.clone() for buffer in norm.buffers()]
+    with pytest.raises(AttributeError) if fails else nullcontext():
+        explain(method, model, random(3, 2, 6, 6))
+    assert all(map(torch.equal, norm.buffers(), before))
+    assert model.training

@@ -190,3 +190,18 @@ def test_progress_counts_the_points(capsys):
         x, target=0, tolerance=0.05, return_alphas=True, show_progress=True
     )
     assert f"{sum(map(len, alphas))}point" in capsys.readouterr().err
+
+
+def test_a_jump_ends_in_a_warning_however_many_steps_are_allowed():
+    """Halving stops before neighbours become one number."""
+    model = TwoPart(
+        nn.Identity(),
+        Function(
+            lambda A: 0.01 * A.mean((1, 2, 3)) + (A.mean((1, 2, 3)) > 0.3).float()
+        ),
+    )
+    for method in METHODS:
+        with pytest.warns(UserWarning, match="was not met within n_steps = 200"):
+            method(model, model.layer).attribute(
+                torch.ones(1, 1, 6, 6), tolerance=0.01, n_steps=200
+            )

@@ -17,7 +17,12 @@ from torch import nn
 from torchvision import models
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
-from tests.benchmarks.measure import fastest, in_fresh_process, interleaved, peak
+from tests.benchmarks.measure import (
+    added_memory,
+    fastest,
+    in_fresh_process,
+    interleaved,
+)
 
 STEPS, GROUPS, BATCHES = 20, 32, (1, 2, 4, 8, 16, 32)
 
@@ -207,6 +212,4 @@ if __name__ == "__main__":
     network, floor, trial = sys.argv[1:]
     torch.set_num_threads(2)
     subject = Subject(network)
-    before = peak()
-    trials(subject)[floor][trial]()
-    print(peak() - before)
+    print(added_memory(trials(subject)[floor][trial]))
