@@ -96,6 +96,21 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         LayerAttribution.__init__(self, forward_func, module, device_ids)
         GradientAttribution.__init__(self, forward_func)
 
+    def _evaluator(
+        self,
+        output: TargetOutput,
+        attribute_to_layer_input: bool,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> LayerEvaluator:
+        """The layer where `output` is asked for."""
+        return LayerEvaluator(
+            output,
+            self.layer,
+            self.device_ids,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
+
     def _format(self, values: Sequence[Any]) -> Any:
         """One value a layer, in a list where a list of layers was given."""
         return list(values) if isinstance(self.layer, list) else values[0]
@@ -127,10 +142,8 @@ class PathCamAttribution(CamAttribution):
         """The layer along the path: at `alphas`, or where a tolerance asks for it."""
         ends = check_inputs(inputs)
         starts = check_baselines(baselines, ends)
-        evaluator = LayerEvaluator(
+        evaluator = self._evaluator(
             TargetOutput(self.forward_func, ends, target, additional_forward_args),
-            self.layer,
-            self.device_ids,
             attribute_to_layer_input,
             grad_kwargs,
         )

@@ -12,7 +12,7 @@ from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import check_inputs, check_one_layer
 from captum_cams.attr._cam import CamAttribution, combine, only, precise
 from captum_cams.layer_ablation import outputs_without
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
 class LayerAblationCam(CamAttribution):
@@ -105,9 +105,7 @@ class LayerAblationCam(CamAttribution):
         """
         ends = check_inputs(inputs)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
-        evaluator = LayerEvaluator(
-            output, self.layer, self.device_ids, attribute_to_layer_input
-        )
+        evaluator = self._evaluator(output, attribute_to_layer_input)
         chunk = chunk_rows(ends, internal_batch_size)
 
         maps = []

@@ -16,7 +16,7 @@ from captum_cams.attr._cam import (
     precise,
     total,
 )
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
 class GradientCamAttribution(CamAttribution, ABC):
@@ -82,10 +82,8 @@ class GradientCamAttribution(CamAttribution, ABC):
                 reached, or its activations are not finite.
         """
         ends = check_inputs(inputs)
-        evaluator = LayerEvaluator(
+        evaluator = self._evaluator(
             TargetOutput(self.forward_func, ends, target, additional_forward_args),
-            self.layer,
-            self.device_ids,
             attribute_to_layer_input,
             grad_kwargs,
         )

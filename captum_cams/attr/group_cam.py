@@ -20,7 +20,7 @@ from captum_cams._checks import (
 )
 from captum_cams.attr._cam import CamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import denoise, group, min_max, upsample
 
 
@@ -157,9 +157,7 @@ class GroupCam(CamAttribution):
         else:
             starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
-        evaluator = LayerEvaluator(
-            output, self.layer, self.device_ids, attribute_to_layer_input
-        )
+        evaluator = self._evaluator(output, attribute_to_layer_input)
         confidence = TargetOutput(
             self.forward_func, ends, target, additional_forward_args, confidence_func
         )

@@ -17,7 +17,7 @@ from captum_cams._checks import (
     check_spatial,
 )
 from captum_cams.attr._cam import CamAttribution, combine, gains, only, precise
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import min_max, upsample
 
 
@@ -131,9 +131,7 @@ class ScoreCam(CamAttribution):
         ends = check_inputs(inputs)
         starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
-        evaluator = LayerEvaluator(
-            output, self.layer, self.device_ids, attribute_to_layer_input
-        )
+        evaluator = self._evaluator(output, attribute_to_layer_input)
         chunk = chunk_rows(ends, internal_batch_size)
 
         cams = []

@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import check_count, check_inputs, check_not_negative
 from captum_cams.attr._cam import CamAttribution, combine, concatenate, precise, total
-from captum_cams.layer_eval import LayerEvaluator, TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
 class LayerSmoothGradCamPlusPlus(CamAttribution):
@@ -108,10 +108,8 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         check_count("nt_samples", nt_samples)
         check_not_negative("stdevs", stdevs)
         ends = check_inputs(inputs)
-        evaluator = LayerEvaluator(
+        evaluator = self._evaluator(
             TargetOutput(self.forward_func, ends, target, additional_forward_args),
-            self.layer,
-            self.device_ids,
             attribute_to_layer_input,
             grad_kwargs,
         )
