@@ -29,8 +29,8 @@ _ABSENT = math.inf  # what a record does not have, where NaN is a value without 
 NO_VALUE = "\N{EN DASH}"
 
 
-class Protocol(NamedTuple):
-    """What a paper measures, and on which pictures."""
+class Paper(NamedTuple):
+    """What it measures, and on which pictures."""
 
     title: str
     pictures: str
@@ -38,8 +38,8 @@ class Protocol(NamedTuple):
     by_class: Sequence[str] = ()
 
 
-PROTOCOLS = {
-    "rsi": Protocol(
+PAPERS = {
+    "rsi": Paper(
         "RSI-Grad-CAM",
         "the network gets them right, and their one box covers less than half of them "
         "(section 4.3.1)",
@@ -56,7 +56,7 @@ PROTOCOLS = {
             "dark_heatmaps.probability",
         ),
     ),
-    "igc": Protocol(
+    "igc": Paper(
         "Integrated Grad-CAM",
         "they have boxes",
         (
@@ -72,7 +72,7 @@ PROTOCOLS = {
             "increase_in_confidence(top_fraction=0.15)",
         ),
     ),
-    "group-cam": Protocol(
+    "group-cam": Paper(
         "Group-CAM",
         "all",
         (
@@ -219,8 +219,7 @@ class Summary:
         self.targets = dict.fromkeys(run["methods"], 0)
         self._layout: dict[str, dict[str, Sequence[float | str | None]]] = {
             protocol: {
-                metric: parameters(run, metric)
-                for metric in PROTOCOLS[protocol].metrics
+                metric: parameters(run, metric) for metric in PAPERS[protocol].metrics
             }
             for protocol in run["methods"]
         }
@@ -254,7 +253,7 @@ class Summary:
         self._named = Counter(name for _, name in self.classes)
 
     def _add(self, protocol: str, record: Explained) -> None:
-        layout, by_class = self._layout[protocol], PROTOCOLS[protocol].by_class
+        layout, by_class = self._layout[protocol], PAPERS[protocol].by_class
         key = protocol, record["method"], record["layer"]
         self._add_row(
             (*key, None), {name: len(at) for name, at in layout.items()}, record
@@ -301,7 +300,7 @@ class Summary:
         if of_class is None:
             place += self._places[protocol][metric]
         else:
-            place = list(PROTOCOLS[protocol].by_class).index(metric)
+            place = list(PAPERS[protocol].by_class).index(metric)
         for name in (layer, ""):
             means = self._means.get((protocol, method, name, of_class))
             if means is not None:
@@ -354,7 +353,7 @@ class Summary:
                     ]
                     yield from self._rows(key, None, names)
                     for of_class in self.classes:
-                        names = list(PROTOCOLS[protocol].by_class)
+                        names = list(PAPERS[protocol].by_class)
                         yield from self._rows(key, of_class, names)
                     if protocol == "group-cam":
                         mean = self.pointing(method, layer)
@@ -486,7 +485,7 @@ def _all_methods(summary: Summary) -> Iterator[tuple[str, str]]:
 def _rsi(summary: Summary, layer: str) -> Iterator[Table]:
     run, methods = summary.run, summary.run["methods"]["rsi"]
     rows: list[tuple[str, str, int]] = []
-    for metric in PROTOCOLS["rsi"].metrics:
+    for metric in PAPERS["rsi"].metrics:
         if metric.startswith("dark_heatmaps"):
             continue
         for place, at in enumerate(parameters(run, metric)):
@@ -510,7 +509,7 @@ def _rsi(summary: Summary, layer: str) -> Iterator[Table]:
 
 
 def _igc(summary: Summary, layer: str) -> Iterator[Table]:
-    methods, names = summary.run["methods"]["igc"], PROTOCOLS["igc"].metrics
+    methods, names = summary.run["methods"]["igc"], PAPERS["igc"].metrics
     rows = [(metric, STYLES[metric].label, 0) for metric in names]
     title = "Localization and faithfulness (Table 1)"
     yield _across(summary, "igc", layer, title, methods, rows)
@@ -695,7 +694,7 @@ def counts(summary: Summary) -> list[str]:
         others = sum(number for _, number in reasons[_MOST_REASONS:])
         lines.append(f"Skipped, {others}: other reasons, in results-*.jsonl.")
     for protocol, number in summary.pictures.items():
-        title, pictures, *_ = PROTOCOLS[protocol]
+        title, pictures, *_ = PAPERS[protocol]
         targets = summary.targets[protocol]
         several = f" with {targets} explained classes" if targets != number else ""
         lines.append(f"Used for {title}: {number}{several} ({pictures}).")
@@ -711,8 +710,8 @@ def title(run: Run) -> str:
 def empty(protocol: str) -> str:
     """What stands instead of tables."""
     return (
-        f"No picture passed the filter of {PROTOCOLS[protocol].title}: "
-        f"{PROTOCOLS[protocol].pictures}."
+        f"No picture passed the filter of {PAPERS[protocol].title}: "
+        f"{PAPERS[protocol].pictures}."
     )
 
 
@@ -720,7 +719,7 @@ def _markdown(summary: Summary) -> str:
     lines = [f"# {_plain(title(summary.run))}", ""]
     lines += [f"- {_plain(line)}" for line in counts(summary)]
     for protocol in summary.run["methods"]:
-        lines += ["", f"## {PROTOCOLS[protocol].title}", ""]
+        lines += ["", f"## {PAPERS[protocol].title}", ""]
         if not summary.pictures[protocol]:
             lines += [_plain(empty(protocol))]
         for table in tables(summary, protocol):
