@@ -274,7 +274,7 @@ def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
     assert summary.targets["group-cam"] == 3
     lines = tables.counts(summary)
     assert lines[:2] == ["3 of 4 pictures read, 1 skipped.", "Skipped, 1: is broken"]
-    assert "Used for Group-CAM: 2 with 3 explained classes (all)." in lines
+    assert "Group-CAM uses 2 of them, with 3 explained classes: all of them." in lines
 
 
 def test_what_was_not_reached_is_told():
@@ -297,7 +297,7 @@ def test_times_are_apart(tmp_path):
     records = [a_record(i, seconds=i + 1.0) for i in range(3)]
     tables.write(tmp_path, a_run(), records)
     text = (tmp_path / "timings.md").read_text("utf-8")
-    assert "| block.4 | 2 ± 0.577 |" in text and "device cpu" in text
+    assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
     assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
 
 
@@ -335,10 +335,26 @@ def test_rolling_means_are_those_of_a_loop(window):
     np.testing.assert_allclose(figures.rolling_mean(values, window), slow)
 
 
-def test_figures_are_pictures_with_captions(tmp_path):
-    run = a_run(pictures=12)
-    figures.write(tmp_path, run, list(many_records(run)))
-    files = {path.name: path for path in (tmp_path / "figures").iterdir()}
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A folder with all files, and what the report asked the gallery for."""
+    folder, asked = tmp_path_factory.mktemp("evaluated"), []
+    run = a_run(pictures=12, layers=["block.4"])
+    records = list(many_records(run))
+
+    def noted(*key):
+        asked.append(key)
+        return gallery(*key)
+
+    tables.write(folder, run, records)
+    figures.write(folder, run, records)
+    report.write(folder, run, records, noted)
+    return folder, asked
+
+
+def test_figures_are_pictures_with_captions(evaluated):
+    folder, _ = evaluated
+    files = {path.name: path for path in (folder / "figures").iterdir()}
     assert set(files) == {
         "rsi-heatmap-means-before.png",
         "rsi-heatmap-means-after.png",
@@ -346,11 +362,9 @@ def test_figures_are_pictures_with_captions(tmp_path):
         "rsi-rolling-average_drop.png",
         "rsi-rolling-increase_in_confidence.png",
         "rsi-rolling-pixel_energy.png",
-        *(
-            f"rsi-rolling-{part}-block.{i}.png"
-            for part in ("iou", "iob", "ior")
-            for i in (4, 5)
-        ),
+        "rsi-rolling-iou-block.4.png",
+        "rsi-rolling-iob-block.4.png",
+        "rsi-rolling-ior-block.4.png",
         "group-cam-curves.png",
         "group-cam-groups.png",
         "group-cam-theta.png",
@@ -402,32 +416,44 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_report_is_one_sound_file_that_shows_all(tmp_path):
-    run = a_run(pictures=12)
-    records = list(many_records(run))
-    figures.write(tmp_path, run, records)
-    asked = []
-
-    def noted(*key):
-        asked.append(key)
-        return gallery(*key)
-
-    report.write(tmp_path, run, records, noted)
+def test_the_report_is_one_sound_file_that_shows_all(evaluated):
+    folder, asked = evaluated
     page = Page()
-    page.feed((tmp_path / "report.html").read_text("utf-8"))
+    page.feed((folder / "report.html").read_text("utf-8"))
     assert page.open == []
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert len(page.ids) == len(set(page.ids))
     kinds = [image["src"].split(",")[0] for image in page.images]
-    assert kinds.count("data:image/png;base64") == len(
-        list((tmp_path / "figures").iterdir())
-    )
-    # Three pictures for 2 methods of 2 protocols and 3 of the last at two layers, and
-    # for the one without a layer.
-    assert kinds.count("data:image/jpeg;base64") == 3 * (2 * (2 + 2 + 3) + 1)
-    assert all(image["alt"] for image in page.images)
-    assert len(asked) == len(set(asked))  # nothing is explained twice
-    assert "<script>" in page.text and "net <b>" in page.text
-    assert "<broken>" in page.text
+    drawn = len(list((folder / "figures").iterdir()))
+    assert kinds.count("data:image/png;base64") == drawn
+    # Three of each: 2, 2 and 4 methods, ablations left out.
+    assert kinds.count("data:image/jpeg;base64") == 3 * 8
     content = base64.b64decode(page.images[-1]["src"].split(",")[1])
     assert Image.open(io.BytesIO(content)).format == "JPEG"
+    assert all(image["alt"] for image in page.images)
+    assert len(asked) == len(set(asked))  # nothing is explained twice
+    for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
+        assert text in page.text
+
+
+def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
+    records = [a_record(values={"pixel_energy": 0.5, "average_drop": None})]
+    tables.write(tmp_path, a_run(), records)
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| EBPG, % ↑ | 50.00 | \N{EN DASH} |" in text
+    assert "| average drop, % ↓ | \N{EN DASH} | \N{EN DASH} |" in text
+    assert "left out: 1." in text
+    for absent in ("increase", "IoU", "insertion", "Pointing", "Sanity", "Groups"):
+        assert absent not in text
+
+
+def test_ablations_are_apart_and_other_arguments_are_not():
+    names = ["group-cam", *ABLATIONS, "group-cam(use_gradients=False)", "rise"]
+    run = a_run(methods={"group-cam": names}, settings={"groups": 16})
+    assert tables.ablation(run, "groups") == {8: ABLATIONS[0], 16: "group-cam"}
+    theta = {50: ABLATIONS[1], 70: "group-cam"}
+    assert tables.ablation(run, "denoise_percentile") == theta
+    assert tables.columns(run, "group-cam") == [names[0], *names[3:]]
+    run = a_run(methods={"group-cam": ABLATIONS[:1]})
+    assert tables.ablation(run, "groups") == {}  # nothing to compare with
+    assert tables.columns(run, "group-cam") == ABLATIONS[:1]

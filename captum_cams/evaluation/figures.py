@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 from captum_cams.evaluation.records import Record, Run
 from captum_cams.evaluation.tables import (
+    AREAS,
     STYLES,
     Array,
     Mean,
     Summary,
     ablation,
     arrow,
+    columns,
     parameters,
     used_by,
     value_of,
@@ -41,7 +43,6 @@ _ROLLING = (
     "box_overlap.ior",
 )
 _BOXES = ("heatmap_mean", "heatmap_mean(normalize)")
-_AREAS = ("insertion_auc", "deletion_auc", "overall")
 # Okabe and Ito's colors without the yellow, which white paper swallows; styles of
 # another number, so that a color and a style meet again only after 35 lines.
 _COLORS = ["#000000", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"]
@@ -136,10 +137,9 @@ def _all(run: Run, records: Iterable[Record]) -> Iterator[_Drawing]:
         yield from _sanity(summary)
 
 
-def _style(run: Run, method: str) -> dict[str, Any]:
-    """The same in every figure of a run."""
-    known = list(dict.fromkeys(name for of in run["methods"].values() for name in of))
-    number = known.index(method)
+def _style(run: Run, protocol: str, method: str) -> dict[str, Any]:
+    """The same in every figure of a protocol."""
+    number = run["methods"][protocol].index(method)
     return {
         "color": _COLORS[number % len(_COLORS)],
         "linestyle": _LINES[number % len(_LINES)],
@@ -151,11 +151,11 @@ def _panels(
     titles: Sequence[str], across: int = _ACROSS, height: float = 1
 ) -> tuple[Figure, list[Axes]]:
     """A row of axes or several."""
-    columns = min(len(titles), across)
-    rows = -(-len(titles) // columns)
-    size = max(columns * _PANEL[0], 5.4), rows * _PANEL[1] * height + 0.7
+    wide = min(len(titles), across)
+    rows = -(-len(titles) // wide)
+    size = max(wide * _PANEL[0], 5.4), rows * _PANEL[1] * height + 0.7
     figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(figure.subplots(rows, wide, squeeze=False).flat)
     for unused in axes[len(titles) :]:
         unused.remove()
     for one, text in zip(axes, titles, strict=False):
@@ -248,7 +248,9 @@ def _dark(summary: Summary) -> Iterator[_Drawing]:
         scale = STYLES[metric].scale
         for method in run["methods"]["rsi"]:
             means = summary.curve("rsi", method, layers[number % len(layers)], metric)
-            drawn |= _line(one, run["eps"], means, _style(run, method), scale, "o")
+            drawn |= _line(
+                one, run["eps"], means, _style(run, "rsi", method), scale, "o"
+            )
         one.set_xscale("log")
         one.set_xlabel("eps", fontsize=8)
         one.set_ylabel(_axis(metric), fontsize=8)
@@ -308,9 +310,9 @@ def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Dr
             for method in run["methods"]["rsi"]:
                 found = pictures.of(method, layer, metric, place)
                 if found is not None:
-                    style = _style(run, method)
+                    style = _style(run, "rsi", method)
                     window = _roll(one, *found, style, STYLES[metric].scale)
-            one.set_xlabel("rank by probability; the probability there", fontsize=8)
+            one.set_xlabel("rank by probability (below: probability)", fontsize=8)
             one.set_ylabel(_axis(metric), fontsize=8)
         _legend(figure, axes)
         if window:
@@ -352,9 +354,9 @@ def _curves(summary: Summary) -> Iterator[_Drawing]:
     drawn = False
     for one, (layer, metric) in zip(axes, kinds, strict=True):
         shares = np.linspace(0, 100, run["curve_steps"] + 1)
-        for method in _whole_methods(run):
+        for method in columns(run, "group-cam"):
             means = summary.curve("group-cam", method, layer, metric)
-            drawn |= _line(one, shares, means, _style(run, method), 1)
+            drawn |= _line(one, shares, means, _style(run, "group-cam", method), 1)
         what = "shown" if metric.startswith("insertion") else "removed"
         one.set_xlabel(f"pixels {what}, %", fontsize=8)
         one.set_ylabel("mean probability", fontsize=8)
@@ -365,11 +367,6 @@ def _curves(summary: Summary) -> Iterator[_Drawing]:
             "errors wide on either side."
         )
         yield _Drawing("group-cam-curves", "group-cam", caption, figure)
-
-
-def _whole_methods(run: Run) -> list[str]:
-    """Without ablations."""
-    return [name for name in run["methods"]["group-cam"] if "(" not in name]
 
 
 def _ablations(summary: Summary) -> Iterator[_Drawing]:
@@ -384,7 +381,7 @@ def _ablations(summary: Summary) -> Iterator[_Drawing]:
         ),
     ):
         points = ablation(run, argument)
-        if len(points) < 2:
+        if not points:
             continue
         x = np.array(list(points))
 
@@ -392,7 +389,7 @@ def _ablations(summary: Summary) -> Iterator[_Drawing]:
             one: Axes, layer: str, points: dict[float, str] = points, x: Array = x
         ) -> bool:
             drawn = False
-            for i, metric in enumerate(_AREAS):
+            for i, metric in enumerate(AREAS):
                 means = [
                     summary.mean("group-cam", method, layer, metric)
                     for method in points.values()
@@ -433,10 +430,10 @@ def _sanity(summary: Summary) -> Iterator[_Drawing]:
 
         def draw(one: Axes, layer: str, metric: str = metric) -> bool:
             drawn = False
-            for i, method in enumerate(_whole_methods(run)):
+            for i, method in enumerate(columns(run, "group-cam")):
                 means = summary.curve("group-cam", method, layer, metric)
                 mark = _MARKS[i % len(_MARKS)]
-                drawn |= _line(one, x, means, _style(run, method), 1, mark)
+                drawn |= _line(one, x, means, _style(run, "group-cam", method), 1, mark)
             return drawn
 
         figure, axes, drawn = _each_layer(layers, draw)
@@ -445,7 +442,7 @@ def _sanity(summary: Summary) -> Iterator[_Drawing]:
             one.axhline(0, color="0.5", lw=0.8)
             one.set_xticks(x, run["randomized"], rotation=35, ha="right")
             one.set_xlabel("randomized down to layer", fontsize=8)
-            one.set_ylabel(f"{name} with the trained network's map ↓", fontsize=8)
+            one.set_ylabel(f"{name} with the trained map ↓", fontsize=8)
         _legend(figure, axes)
         if drawn:
             caption = (

@@ -22,6 +22,7 @@ from captum_cams.evaluation.tables import (
     Summary,
     Table,
     arrow,
+    columns,
     counts,
     empty,
     higher_is_better,
@@ -110,10 +111,13 @@ def cases(
     By protocol, method and layer. Of equal maps the first in the records' order counts.
     """
     values: dict[tuple[str, str, str], tuple[array[float], array[int]]] = {}
+    compared = {protocol: columns(run, protocol) for protocol in run["methods"]}
     for record in records:
-        if "method" not in record or "(" in record["method"]:
+        if "method" not in record:
             continue
         for protocol in used_by(run, record):
+            if record["method"] not in compared[protocol]:
+                continue
             value = value_of(record, _RANKED_BY[protocol])
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 continue
@@ -142,7 +146,7 @@ def _shown(gallery: Gallery) -> Callable[[int, int, str, str], tuple[str, str]]:
         picture, cam, boxes, caption = gallery(index, target, method, layer)
         figure = panel(picture[None], {method: cam[None]}, boxes=[boxes])
         file = io.BytesIO()
-        figure.savefig(file, format="jpeg", dpi=90, pil_kwargs={"quality": 85})
+        figure.savefig(file, format="jpeg", dpi=110, pil_kwargs={"quality": 85})
         return _uri("jpeg", file.getvalue()), caption
 
     return draw
@@ -270,7 +274,7 @@ def _table(table: Table) -> Iterator[str]:
     yield f"<h3>{_place(table.title, table.layer)}</h3>"
     yield '<div class="scroll" tabindex="0"><table><thead><tr>'
     for head in table.heads:
-        yield f'<th class="names">{escape(head)}</th>'
+        yield f'<th scope="col" class="names">{escape(head)}</th>'
     for column in table.columns:
         yield f'<th scope="col">{escape(column)}</th>'
     yield "</tr></thead><tbody>"

@@ -11,9 +11,9 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from captum_cams.evaluation.records import Explained, Record, Run, Value
 
 Array = NDArray[np.float64]
 
+AREAS = "insertion_auc", "deletion_auc", "overall"
 _MOST_CLASSES = 20  # that a table lists
 _MOST_REASONS = 20
 _ABSENT = math.inf  # what a record does not have, where NaN is a value without meaning
@@ -41,8 +42,8 @@ class Paper(NamedTuple):
 PAPERS = {
     "rsi": Paper(
         "RSI-Grad-CAM",
-        "the network gets them right, and their one box covers less than half of them "
-        "(section 4.3.1)",
+        "those that the network gets right, with one box that covers less than half "
+        "of the picture (section 4.3.1)",
         (
             "heatmap_mean",
             "heatmap_mean(normalize)",
@@ -58,7 +59,7 @@ PAPERS = {
     ),
     "igc": Paper(
         "Integrated Grad-CAM",
-        "they have boxes",
+        "those with boxes",
         (
             "pixel_energy",
             "bbox_score",
@@ -74,7 +75,7 @@ PAPERS = {
     ),
     "group-cam": Paper(
         "Group-CAM",
-        "all",
+        "all of them",
         (
             "insertion_auc",
             "deletion_auc",
@@ -204,6 +205,33 @@ class Class(NamedTuple):
     name: str
 
 
+class _Layout:
+    """How the values of some metrics stand in a row."""
+
+    def __init__(self, run: Run, names: Sequence[str]) -> None:
+        self.start: dict[str, int] = {}
+        self.texts: list[str] = []
+        for metric in names:
+            self.start[metric] = len(self.texts)
+            self.texts += [
+                metric if at is None else f"{metric}[{at}]"
+                for at in parameters(run, metric)
+            ]
+
+    def row(self, record: Explained) -> Array:
+        """Numbers, as :meth:`Means.add` takes them."""
+        row = np.full(len(self.texts), _ABSENT)
+        for metric, start in self.start.items():
+            value = value_of(record, metric)
+            values = value if isinstance(value, list) else [value]
+            if value != _ABSENT:
+                row[start : start + len(values)] = np.array(values, dtype=float)
+        return row
+
+
+_Key: TypeAlias = tuple[str, str, str, Class | None]  # protocol, method, layer, class
+
+
 class Summary:
     """
     All means of an evaluation, and what became of its pictures.
@@ -217,64 +245,42 @@ class Summary:
         self.skipped: Counter[str] = Counter()
         self.pictures = dict.fromkeys(run["methods"], 0)
         self.targets = dict.fromkeys(run["methods"], 0)
-        self._layout: dict[str, dict[str, Sequence[float | str | None]]] = {
-            protocol: {
-                metric: parameters(run, metric) for metric in PAPERS[protocol].metrics
-            }
-            for protocol in run["methods"]
+        self._layouts = {
+            protocol: (_Layout(run, paper.metrics), _Layout(run, paper.by_class))
+            for protocol, paper in PAPERS.items()
         }
-        self._places = {
-            protocol: _starts({name: len(at) for name, at in layout.items()})
-            for protocol, layout in self._layout.items()
-        }
-        self._means: dict[tuple[str, str, str, Class | None], Means] = {}
+        self._means: dict[_Key, Means] = {}
         self._seconds: dict[tuple[str, str], Means] = {}
-        last: dict[str | None, tuple[int, int]] = {}
+        last = -1
+        last_used: dict[str, tuple[int, int]] = {}
         for record in records:
             if "skipped" in record:
                 self.skipped[record["skipped"]] += 1
                 continue
             index = record["index"]
-            if last.get(None, (-1, 0))[0] != index:
-                self.read += 1
-                last[None] = index, 0
+            self.read += index != last
+            last = index
             if "method" not in record:
                 continue
             for protocol in used_by(run, record):
-                picture, target = last.get(protocol, (-1, -1))
-                self.pictures[protocol] += picture != index
-                self.targets[protocol] += (picture, target) != (index, record["target"])
-                last[protocol] = index, record["target"]
+                before = last_used.get(protocol, (-1, -1))
+                last_used[protocol] = now = index, record["target"]
+                self.pictures[protocol] += before[0] != index
+                self.targets[protocol] += before != now
                 self._add(protocol, record)
-            key = record["method"], record["layer"]
-            self._seconds.setdefault(key, Means(1)).add(np.array([record["seconds"]]))
-        present = {key[3] for key in self._means} - {None}
-        self.classes: list[Class] = sorted(name for name in present if name)
+            of = record["method"], record["layer"]
+            self._seconds.setdefault(of, Means(1)).add(np.array([record["seconds"]]))
+        present = {of_class for *_, of_class in self._means}
+        self.classes = sorted(of_class for of_class in present if of_class)
         self._named = Counter(name for _, name in self.classes)
 
     def _add(self, protocol: str, record: Explained) -> None:
-        layout, by_class = self._layout[protocol], PAPERS[protocol].by_class
-        key = protocol, record["method"], record["layer"]
-        self._add_row(
-            (*key, None), {name: len(at) for name, at in layout.items()}, record
-        )
-        if by_class:
-            of_class = Class(record["target"], record["category"])
-            self._add_row((*key, of_class), dict.fromkeys(by_class, 1), record)
-
-    def _add_row(
-        self,
-        key: tuple[str, str, str, Class | None],
-        sizes: Mapping[str, int],
-        record: Explained,
-    ) -> None:
-        row: list[float | None] = []
-        for name, size in sizes.items():
-            value = value_of(record, name)
-            row += value if isinstance(value, list) else [value] * size
-        if key not in self._means:
-            self._means[key] = Means(len(row))
-        self._means[key].add(np.array(row, dtype=float))
+        of_class = Class(record["target"], record["category"])
+        for layout, of in zip(self._layouts[protocol], (None, of_class), strict=True):
+            if layout.texts:
+                key = protocol, record["method"], record["layer"], of
+                row = layout.row(record)
+                self._means.setdefault(key, Means(len(row))).add(row)
 
     def label(self, of_class: Class) -> str:
         """Its name, with its place where two classes share one."""
@@ -297,21 +303,33 @@ class Summary:
         of_class: Class | None = None,
     ) -> Mean:
         """At a layer, or without one for a method that knows none."""
-        if of_class is None:
-            place += self._places[protocol][metric]
-        else:
-            place = list(PAPERS[protocol].by_class).index(metric)
         for name in (layer, ""):
             means = self._means.get((protocol, method, name, of_class))
             if means is not None:
-                return means[place]
+                layout = self._layouts[protocol][of_class is not None]
+                return means[layout.start[metric] + place]
         return Mean(None, None, 0)
+
+    def across(
+        self,
+        protocol: str,
+        methods: Sequence[str],
+        layer: str,
+        metric: str,
+        place: int = 0,
+        of_class: Class | None = None,
+    ) -> list[Mean]:
+        """Of several methods."""
+        return [
+            self.mean(protocol, method, layer, metric, place, of_class)
+            for method in methods
+        ]
 
     def curve(self, protocol: str, method: str, layer: str, metric: str) -> list[Mean]:
         """The means of a metric with several values."""
-        size = len(self._layout[protocol][metric])
         return [
-            self.mean(protocol, method, layer, metric, place) for place in range(size)
+            self.mean(protocol, method, layer, metric, place)
+            for place, _ in enumerate(parameters(self.run, metric))
         ]
 
     def seconds(self, method: str, layer: str) -> Mean:
@@ -339,44 +357,23 @@ class Summary:
 
     def rows(self) -> Iterator[list[object]]:
         """The long form: protocol, method, layer, category, metric and its mean."""
+        layers = ["", *self.run["layers"]]
         for protocol, methods in self.run["methods"].items():
-            layout = self._layout[protocol]
-            for method in methods:
-                for layer in ["", *self.run["layers"]]:
-                    key = protocol, method, layer
-                    if (*key, None) not in self._means:
+            for method, layer in itertools.product(methods, layers):
+                of = protocol, method, layer
+                for of_class in (None, *self.classes):
+                    if (means := self._means.get((*of, of_class))) is None:
                         continue
-                    names = [
-                        metric if at is None else f"{metric}[{at}]"
-                        for metric, values in layout.items()
-                        for at in values
-                    ]
-                    yield from self._rows(key, None, names)
-                    for of_class in self.classes:
-                        names = list(PAPERS[protocol].by_class)
-                        yield from self._rows(key, of_class, names)
-                    if protocol == "group-cam":
-                        mean = self.pointing(method, layer)
-                        if mean.number:
-                            yield [*key, "all", "pointing_accuracy", *mean]
-
-    def _rows(
-        self, key: tuple[str, str, str], of_class: Class | None, names: Sequence[str]
-    ) -> Iterator[list[object]]:
-        means = self._means.get((*key, of_class))
-        if means is None:
-            return
-        category = "all" if of_class is None else self.label(of_class)
-        for place, name in enumerate(names):
-            mean = means[place]
-            if mean.number or mean.missing:
-                yield [*key, category, name, *mean]
-
-
-def _starts(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Where each name's values begin when all stand in a row."""
-    ends = itertools.accumulate(sizes.values(), initial=0)
-    return dict(zip(sizes, ends, strict=False))
+                    category = self.label(of_class) if of_class else "all"
+                    texts = self._layouts[protocol][of_class is not None].texts
+                    for place, text in enumerate(texts):
+                        mean = means[place]
+                        if mean.number or mean.missing:
+                            yield [*of, category, text, *mean]
+                if protocol == "group-cam" and (*of, None) in self._means:
+                    mean = self.pointing(method, layer)
+                    if mean.number:
+                        yield [*of, "all", "pointing_accuracy", *mean]
 
 
 def used_by(run: Run, record: Explained) -> list[str]:
@@ -424,7 +421,7 @@ class Table(NamedTuple):
 
 
 def cells(means: Sequence[Mean], metric: str) -> list[Cell]:
-    """A metric of several methods; those that look best are marked, all of them."""
+    """A metric of several methods; all that look best are marked."""
     style = STYLES[metric]
 
     def text(value: float | None) -> str:
@@ -451,21 +448,23 @@ def tables(summary: Summary, protocol: str) -> list[Table]:
     """The tables of a paper, layer by layer."""
     make = {"rsi": _rsi, "igc": _igc, "group-cam": _group_cam}[protocol]
     return [
-        table
-        for layer in summary.layers(protocol)
-        for table in make(summary, layer)
-        if any(cell.mean != NO_VALUE for _, row in table.rows for cell in row)
+        table for layer in summary.layers(protocol) for table in make(summary, layer)
     ]
 
 
 def timings(summary: Summary) -> Table:
     """Time a picture by layer and method."""
-    methods = list(dict.fromkeys(name for name, _ in _all_methods(summary)))
-    rows = []
-    for layer in summary.run["layers"]:
-        means = [summary.seconds(method, layer) for method in methods]
-        rows.append(((layer,), cells(means, "seconds")))
-    settings = summary.run["settings"]
+    run = summary.run
+    methods = list(dict.fromkeys(itertools.chain(*run["methods"].values())))
+    sides = [
+        cells([summary.seconds(method, layer) for method in methods], "seconds")
+        for layer in run["layers"]
+    ]
+    rows = [
+        ((method,), row)
+        for method, row in zip(methods, zip(*sides, strict=True), strict=True)
+    ]
+    settings = run["settings"]
     known = [
         f"{name.replace('_', ' ')} {settings[name]}"
         for name in ("device", "batch_size")
@@ -473,188 +472,178 @@ def timings(summary: Summary) -> Table:
     ]
     where = f" ({', '.join(known)})" if known else ""
     note = f"Seconds a picture for the map alone{where}, ± standard error."
-    return Table("Time a picture (Table 3), s ↓", "", ["Layer"], methods, rows, note)
-
-
-def _all_methods(summary: Summary) -> Iterator[tuple[str, str]]:
-    for protocol, methods in summary.run["methods"].items():
-        for method in methods:
-            yield method, protocol
+    title = "Time a picture by layer (Table 3), s ↓"
+    return Table(title, "", ["Method"], run["layers"], rows, note)
 
 
 def _rsi(summary: Summary, layer: str) -> Iterator[Table]:
-    run, methods = summary.run, summary.run["methods"]["rsi"]
-    rows: list[tuple[str, str, int]] = []
-    for metric in PAPERS["rsi"].metrics:
-        if metric.startswith("dark_heatmaps"):
-            continue
-        for place, at in enumerate(parameters(run, metric)):
-            above = "" if at is None else f" above {at:g}"
-            label = f"{STYLES[metric].label}{above}"
-            rows.append((metric, label, place))
-    yield _across(
+    run = summary.run
+    single = [name for name in PAPERS["rsi"].metrics if parameters(run, name) == [None]]
+    yield from _down(
         summary,
         "rsi",
         layer,
-        "Stability, faithfulness and localization (Fig. 13, 14, 16, 17, 19-21)",
-        methods,
-        rows,
+        "Stability, faithfulness and localization (Fig. 13, 14, 16, 17)",
+        "",
+        [(STYLES[metric].label, metric, 0) for metric in single],
+    )
+    yield from _down(
+        summary,
+        "rsi",
+        layer,
+        "Overlap of the box and the map above a threshold (Fig. 19-21)",
+        "",
+        [
+            (f"{STYLES[metric].label} above {at:g}", metric, place)
+            for metric in ("box_overlap.iou", "box_overlap.iob", "box_overlap.ior")
+            for place, at in enumerate(run["thresholds"])
+        ],
     )
     for metric, title in (
         ("dark_heatmaps", "Dark heat maps by eps (Fig. 15)"),
         ("dark_heatmaps.probability", "Mean probability where dark, by eps (Fig. 15)"),
     ):
-        at_eps = [(metric, f"eps {eps:g}", i) for i, eps in enumerate(run["eps"])]
-        yield _across(summary, "rsi", layer, title, methods, at_eps)
+        rows = [(f"{eps:g}", metric, place) for place, eps in enumerate(run["eps"])]
+        yield from _down(summary, "rsi", layer, title, "eps", rows)
 
 
 def _igc(summary: Summary, layer: str) -> Iterator[Table]:
-    methods, names = summary.run["methods"]["igc"], PAPERS["igc"].metrics
-    rows = [(metric, STYLES[metric].label, 0) for metric in names]
+    methods, names = columns(summary.run, "igc"), PAPERS["igc"].metrics
     title = "Localization and faithfulness (Table 1)"
-    yield _across(summary, "igc", layer, title, methods, rows)
-    classes = _classes(summary, "igc", methods, layer)
-    if not 1 < len(classes) <= _MOST_CLASSES:
-        return
-    by_class = []
-    every: list[Mean] = []
-    for of_class in classes:
-        for metric in names:
-            means = [
-                summary.mean("igc", method, layer, metric, of_class=of_class)
-                for method in methods
-            ]
-            every += means
-            heads = summary.label(of_class), STYLES[metric].text + arrow(metric)
-            by_class.append((heads, cells(means, metric)))
-    yield Table(
-        "Table 1 by class", layer, ["Class", "Metric"], methods, by_class, _note(every)
-    )
+    rows = [(STYLES[metric].label, metric, 0) for metric in names]
+    yield from _down(summary, "igc", layer, title, "", rows)
+    by_class, every = [], []
+    classes = {
+        (of_class, metric): means
+        for of_class in summary.classes
+        for metric in names
+        if _any(means := summary.across("igc", methods, layer, metric, 0, of_class))
+    }
+    for (of_class, metric), means in classes.items():
+        heads = summary.label(of_class), STYLES[metric].text + arrow(metric)
+        by_class.append((heads, cells(means, metric)))
+        every += means
+    if 1 < len({of_class for of_class, _ in classes}) <= _MOST_CLASSES:
+        heads = "Class", "Metric"
+        title = "Table 1 by class"
+        yield Table(title, layer, heads, methods, by_class, _note(every))
 
 
 def _group_cam(summary: Summary, layer: str) -> Iterator[Table]:
-    methods = [name for name in summary.run["methods"]["group-cam"] if "(" not in name]
-    areas = ("insertion_auc", "deletion_auc", "overall")
-    rows = [(metric, STYLES[metric].label, 0) for metric in areas]
     title = "Insertion and deletion (Table 1)"
-    yield _across(summary, "group-cam", layer, title, methods, rows)
-    for argument, title in (
-        ("groups", "Group-CAM by number of groups (Table 2)"),
-        ("denoise_percentile", "Group-CAM by de-noising percentile theta (Fig. 5)"),
+    rows = [(STYLES[metric].label, metric, 0) for metric in AREAS]
+    yield from _down(summary, "group-cam", layer, title, "", rows)
+    for argument, title, head in (
+        ("groups", "Group-CAM by number of groups (Table 2)", "Groups"),
+        (
+            "denoise_percentile",
+            "Group-CAM by de-noising percentile theta (Fig. 5)",
+            "Theta",
+        ),
     ):
         points = ablation(summary.run, argument)
-        if len(points) < 2:
-            continue
-        columns, every = [], []
-        for metric in areas:
-            means = [
-                summary.mean("group-cam", method, layer, metric)
-                for method in points.values()
-            ]
-            every += means
-            columns.append(cells(means, metric))
-        yield Table(
-            title,
-            layer,
-            [{"groups": "Groups", "denoise_percentile": "Theta"}[argument]],
-            [STYLES[metric].text + arrow(metric) for metric in areas],
-            [
+        names = list(points.values())
+        means = [summary.across("group-cam", names, layer, of) for of in AREAS]
+        every = list(itertools.chain(*means))
+        if _any(every):
+            heads = [STYLES[metric].text + arrow(metric) for metric in AREAS]
+            sides = [cells(of, metric) for of, metric in zip(means, AREAS, strict=True)]
+            body = [
                 ((f"{value:g}",), row)
-                for value, row in zip(points, zip(*columns, strict=True), strict=True)
-            ],
-            _note(every),
-        )
-    yield _pointing(summary, layer, methods)
+                for value, row in zip(points, zip(*sides, strict=True), strict=True)
+            ]
+            yield Table(title, layer, [head], heads, body, _note(every))
+    yield from _pointing(summary, layer)
     for metric in ("randomization_check.spearman", "randomization_check.ssim"):
-        name = STYLES[metric].label
-        rows = [(metric, at, i) for i, at in enumerate(summary.run["randomized"])]
-        title = f"Sanity check: {name} after randomizing down to a layer (Fig. 6)"
-        yield _across(summary, "group-cam", layer, title, methods, rows)
+        title = (
+            f"Sanity check, randomized down to a layer (Fig. 6): {STYLES[metric].label}"
+        )
+        rows = [(at, metric, i) for i, at in enumerate(summary.run["randomized"])]
+        yield from _down(summary, "group-cam", layer, title, "Layer", rows)
 
 
 def ablation(run: Run, argument: str) -> dict[float, str]:
-    """Group-CAM's records by the value of an argument, ascending."""
+    """Group-CAM's names by the value of an argument, ascending; two at least."""
     found: dict[float, str] = {}
     default = {"groups": 32, "denoise_percentile": 70}[argument]
     for method in run["methods"].get("group-cam", ()):
-        if method == "group-cam":
-            value = run["settings"].get(argument) or default
-            found.setdefault(float(str(value)), method)
-        elif method.startswith(f"group-cam({argument}="):
-            found[float(method.split("=")[1].rstrip(")"))] = method
-    return dict(sorted(found.items()))
+        if match := re.fullmatch(rf"group-cam\({argument}=([\d.]+)\)", method):
+            found[float(match[1])] = method
+        elif method == "group-cam":
+            own = run["settings"].get(argument) or default
+            found.setdefault(float(str(own)), method)
+    return dict(sorted(found.items())) if len(found) > 1 else {}
 
 
-def _pointing(summary: Summary, layer: str, methods: Sequence[str]) -> Table:
+def columns(run: Run, protocol: str) -> list[str]:
+    """Methods that are compared with each other: all but ablations."""
+    compared = run["methods"][protocol]
+    if protocol == "group-cam":
+        points = [ablation(run, name) for name in ("groups", "denoise_percentile")]
+        ablated = {name for of in points for name in of.values()} - {"group-cam"}
+        compared = [name for name in compared if name not in ablated]
+    return compared
+
+
+def _pointing(summary: Summary, layer: str) -> Iterator[Table]:
     """Accuracy of each class where they are few, and the mean over the classes."""
     metric, rows = "pointing_game", []
-    classes = _classes(summary, "group-cam", methods, layer, metric)
-    if len(classes) <= _MOST_CLASSES:
-        for of_class in classes:
-            means = [
-                summary.mean("group-cam", method, layer, metric, of_class=of_class)
-                for method in methods
-            ]
-            count = max(mean.number for mean in means)
-            rows.append(((summary.label(of_class), f"{count}"), cells(means, metric)))
-    over_all = [summary.mean("group-cam", name, layer, metric) for name in methods]
-    over_classes = [summary.pointing(method, layer) for method in methods]
-    count = max((mean.number for mean in over_all), default=0)
-    rows.append(
-        ((f"mean over {len(classes)} classes", ""), cells(over_classes, metric))
-    )
-    rows.append((("all maps", f"{count}"), cells(over_all, metric)))
-    title = f"Pointing game by class (Table 4), %{arrow(metric)}"
-    return Table(
-        title, layer, ["Class", "Maps"], methods, rows, _note(over_all, of_maps=False)
-    )
-
-
-def _classes(
-    summary: Summary,
-    protocol: str,
-    methods: Sequence[str],
-    layer: str,
-    metric: str = "pixel_energy",
-) -> list[Class]:
-    return [
-        of_class
+    methods = columns(summary.run, "group-cam")
+    found = {
+        of_class: means
         for of_class in summary.classes
-        if any(
-            summary.mean(protocol, method, layer, metric, of_class=of_class).number
-            for method in methods
+        if _any(
+            means := summary.across("group-cam", methods, layer, metric, 0, of_class)
         )
-    ]
+    }
+    over_all = summary.across("group-cam", methods, layer, metric)
+    if not _any(over_all):
+        return
+    for of_class, means in found.items() if len(found) <= _MOST_CLASSES else ():
+        count = max(mean.number for mean in means)
+        rows.append(((summary.label(of_class), f"{count}"), cells(means, metric)))
+    over_classes = [summary.pointing(method, layer) for method in methods]
+    name = f"mean over {max(mean.number for mean in over_classes)} classes"
+    rows.append(((name, ""), cells(over_classes, metric)))
+    count = max(mean.number for mean in over_all)
+    rows.append((("all", f"{count}"), cells(over_all, metric)))
+    title = f"Pointing game by class (Table 4), %{arrow(metric)}"
+    note = _note(over_all)
+    yield Table(title, layer, ["Class", "Maps"], methods, rows, note)
 
 
-def _across(
+def _down(
     summary: Summary,
     protocol: str,
     layer: str,
     title: str,
-    methods: Sequence[str],
+    head: str,
     rows: Sequence[tuple[str, str, int]],
-) -> Table:
-    """Metrics down, methods across."""
-    every: list[Mean] = []
-    body = []
-    for metric, label, place in rows:
-        means = [
-            summary.mean(protocol, method, layer, metric, place) for method in methods
-        ]
-        every += means
-        unit = f", {STYLES[metric].unit}" if STYLES[metric].unit else ""
-        body.append(((f"{label}{unit}{arrow(metric)}",), cells(means, metric)))
-    return Table(title, layer, [""], methods, body, _note(every))
+) -> Iterator[Table]:
+    """Rows of label, metric and place; methods across. No table without values."""
+    methods = columns(summary.run, protocol)
+    body, every = [], []
+    for label, metric, place in rows:
+        means = summary.across(protocol, methods, layer, metric, place)
+        if _any(means):
+            unit = f", {STYLES[metric].unit}" if STYLES[metric].unit else ""
+            body.append(((f"{label}{unit}{arrow(metric)}",), cells(means, metric)))
+            every += means
+    if body:
+        yield Table(title, layer, [head], methods, body, _note(every))
 
 
-def _note(means: Sequence[Mean], of_maps: bool = True) -> str:
+def _any(means: Iterable[Mean]) -> bool:
+    """Whether a record holds any of them, be they without a value."""
+    return any(mean.number or mean.missing for mean in means)
+
+
+def _note(means: Sequence[Mean]) -> str:
     """Of how many maps the numbers are, and how many had no value."""
     counts = [mean.number for mean in means if mean.number] or [0]
     low, high = min(counts), max(counts)
     text = f"{low}" if low == high else f"{low} to {high}"
-    note = f"Means of {text} maps each" if of_maps else "Shares of hits"
-    note += ", ± standard error."
+    note = f"Means of {text} maps each, ± standard error."
     missing = sum(mean.missing for mean in means)
     return f"{note} Without a value and left out: {missing}." if missing else note
 
@@ -675,7 +664,8 @@ def write(out: Path, run: Run, records: Iterable[Record]) -> None:
         writer.writerow([*keys, "mean", "standard_error", "count", "missing"])
         writer.writerows(summary.rows())
     (out / "summary.md").write_text(_markdown(summary), encoding="utf-8")
-    time = "\n".join(["# Time a picture", "", *_table_lines(timings(summary))])
+    table = timings(summary)
+    time = "\n".join([f"# {table.title}", "", *_table_lines(table)])
     (out / "timings.md").write_text(time, encoding="utf-8")
 
 
@@ -694,10 +684,9 @@ def counts(summary: Summary) -> list[str]:
         others = sum(number for _, number in reasons[_MOST_REASONS:])
         lines.append(f"Skipped, {others}: other reasons, in results-*.jsonl.")
     for protocol, number in summary.pictures.items():
-        title, pictures, *_ = PAPERS[protocol]
-        targets = summary.targets[protocol]
-        several = f" with {targets} explained classes" if targets != number else ""
-        lines.append(f"Used for {title}: {number}{several} ({pictures}).")
+        paper, targets = PAPERS[protocol], summary.targets[protocol]
+        several = f", with {targets} explained classes" if targets != number else ""
+        lines.append(f"{paper.title} uses {number} of them{several}: {paper.pictures}.")
     return lines
 
 
