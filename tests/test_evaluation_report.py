@@ -193,12 +193,19 @@ def test_classes_that_share_a_name_stay_apart(tmp_path):
     assert names == {"all", "crane (134)", "crane (517)"}
 
 
+def test_names_that_are_not_unicode_can_be_written(tmp_path):
+    records = [a_record(category="caf\udce9", values={"pointing_game": 1.0})]
+    tables.write(tmp_path, a_run(), records)
+    assert the_row(tmp_path, metric="pointing_game", category="caf\\udce9")
+
+
 @pytest.mark.parametrize(
     ("metric", "means", "best"),
     [
         ("average_drop", [0.5, 0.25, None], [1]),
         ("insertion_auc", [0.5, 0.25, 0.75], [2]),
         ("insertion_auc", [0.5001, 0.5, 0.1], [0, 1]),  # 50.0 each, as they are read
+        ("deletion_auc", [0.5, 0.5, None], []),  # none is better than another
         ("heatmap_mean(normalize)", [0.5, 0.25, 0.1], []),
         ("deletion_auc", [None, 0.25], []),  # nothing to compare with
     ],
@@ -274,7 +281,7 @@ def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
     assert summary.targets["group-cam"] == 3
     lines = tables.counts(summary)
     assert lines[:2] == ["3 of 4 pictures read, 1 skipped.", "Skipped, 1: is broken"]
-    assert "Group-CAM uses 2 of them, with 3 explained classes: all of them." in lines
+    assert "Group-CAM uses 2 of them, with 3 explained classes: all." in lines
 
 
 def test_what_was_not_reached_is_told():

@@ -50,6 +50,7 @@ _LINES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))]
 _MARKS = "osD^vPX"
 _PANEL = 3.6, 3.0  # inches
 _ACROSS = 4  # panels
+_LEGEND = 2.1  # inches of a column
 
 
 class _Drawing(NamedTuple):
@@ -177,7 +178,7 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=min(4, len(entries)),
+            ncols=min(len(entries), int(figure.get_figwidth() // _LEGEND)),
             fontsize=8,
             frameon=False,
             handlelength=3.5,
@@ -252,6 +253,7 @@ def _dark(summary: Summary) -> Iterator[_Drawing]:
                 one, run["eps"], means, _style(run, "rsi", method), scale, "o"
             )
         one.set_xscale("log")
+        one.set_xlim(run["eps"][0] / 2, run["eps"][-1] * 2)
         one.set_xlabel("eps", fontsize=8)
         one.set_ylabel(_axis(metric), fontsize=8)
         if scale == 100:
@@ -312,6 +314,9 @@ def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Dr
                 if found is not None:
                     style = _style(run, "rsi", method)
                     window = _roll(one, *found, style, STYLES[metric].scale)
+            low, high = one.get_ylim()
+            if high - low < 1:  # a flat line is no news
+                one.set_ylim(low - 1, high + 1)
             one.set_xlabel("rank by probability (below: probability)", fontsize=8)
             one.set_ylabel(_axis(metric), fontsize=8)
         _legend(figure, axes)

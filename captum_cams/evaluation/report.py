@@ -31,6 +31,7 @@ from captum_cams.evaluation.tables import (
     title,
     used_by,
     value_of,
+    write_text,
 )
 from captum_cams.visualization import panel
 
@@ -97,9 +98,8 @@ def write(out: Path, run: Run, records: Iterable[Record], gallery: Gallery) -> N
             for three pictures of each protocol, method and layer, ablations left out.
     """
     summary = Summary(run, records)
-    with (out / "report.html").open("w", encoding="utf-8") as file:
-        for part in _page(out, summary, records, cache(_shown(gallery))):
-            file.write(part + "\n")
+    page = "\n".join(_page(out, summary, records, cache(_shown(gallery))))
+    write_text(out / "report.html", page + "\n")
 
 
 def cases(
@@ -175,7 +175,7 @@ def _page(
     yield f"<title>{heading}: class activation maps</title>"
     yield f"<style>{_STYLE}</style></head><body>"
     yield f"<header><h1>Class activation maps of {heading}</h1>"
-    yield "<nav aria-label='Contents'><ul>"
+    yield '<nav aria-label="Contents"><ul>'
     yield '<li><a href="#pictures">Pictures</a></li>'
     for protocol in run["methods"]:
         name = escape(PAPERS[protocol].title)

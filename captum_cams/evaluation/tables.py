@@ -7,6 +7,7 @@ their own.
 """
 
 import csv
+import io
 import itertools
 import math
 import re
@@ -75,7 +76,7 @@ PAPERS = {
     ),
     "group-cam": Paper(
         "Group-CAM",
-        "all of them",
+        "all",
         (
             "insertion_auc",
             "deletion_auc",
@@ -421,7 +422,11 @@ class Table(NamedTuple):
 
 
 def cells(means: Sequence[Mean], metric: str) -> list[Cell]:
-    """A metric of several methods; all that look best are marked."""
+    """
+    A metric of several methods.
+
+    All that look best are marked, but none where all look alike.
+    """
     style = STYLES[metric]
 
     def text(value: float | None) -> str:
@@ -434,7 +439,7 @@ def cells(means: Sequence[Mean], metric: str) -> list[Cell]:
     numbers = [float(number) for number in shown if number]
     direction = higher_is_better(metric)
     best = None
-    if direction is not None and len(numbers) > 1:
+    if direction is not None and len(set(numbers)) > 1:
         best = max(numbers) if direction else min(numbers)
     return [
         Cell(number, text(mean.standard_error), float(number) == best)
@@ -620,16 +625,23 @@ def _down(
     head: str,
     rows: Sequence[tuple[str, str, int]],
 ) -> Iterator[Table]:
-    """Rows of label, metric and place; methods across. No table without values."""
+    """
+    Rows of label, metric and place; methods across. No table without values.
+
+    Rows of one metric are headed by what they differ in, `head`.
+    """
     methods = columns(summary.run, protocol)
-    body, every = [], []
+    body, every, unit = [], [], ""
     for label, metric, place in rows:
         means = summary.across(protocol, methods, layer, metric, place)
         if _any(means):
-            unit = f", {STYLES[metric].unit}" if STYLES[metric].unit else ""
-            body.append(((f"{label}{unit}{arrow(metric)}",), cells(means, metric)))
+            style = STYLES[metric]
+            unit = (f", {style.unit}" if style.unit else "") + arrow(metric)
+            text = label if head else label + unit
+            body.append(((text,), cells(means, metric)))
             every += means
     if body:
+        title += unit if head else ""
         yield Table(title, layer, [head], methods, body, _note(every))
 
 
@@ -658,15 +670,21 @@ def write(out: Path, run: Run, records: Iterable[Record]) -> None:
         records (iterable of Record): In the order of :class:`Records`.
     """
     summary = Summary(run, records)
-    with (out / "summary.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        keys = ["protocol", "method", "layer", "category", "metric"]
-        writer.writerow([*keys, "mean", "standard_error", "count", "missing"])
-        writer.writerows(summary.rows())
-    (out / "summary.md").write_text(_markdown(summary), encoding="utf-8")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    keys = ["protocol", "method", "layer", "category", "metric"]
+    writer.writerow([*keys, "mean", "standard_error", "count", "missing"])
+    writer.writerows(summary.rows())
+    write_text(out / "summary.csv", file.getvalue())
+    write_text(out / "summary.md", _markdown(summary))
     table = timings(summary)
     time = "\n".join([f"# {table.title}", "", *_table_lines(table)])
-    (out / "timings.md").write_text(time, encoding="utf-8")
+    write_text(out / "timings.md", time)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same bytes everywhere, whatever bytes the names of files hold."""
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def counts(summary: Summary) -> list[str]:
