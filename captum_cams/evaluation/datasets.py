@@ -46,7 +46,7 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 
-SHAPES = 24
+SHAPES = 16
 """How many pictures of shapes there are without a limit."""
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -232,7 +233,7 @@ def _processes(device: str | torch.device | None) -> Iterator[_Team]:
         raise UserError(f"cannot use device {device}: {brief(error)}") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         yield _Team(dist.get_rank(), dist.get_world_size(), device)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
         # The first process waits at the end for the slowest, however long that takes.
@@ -312,7 +313,8 @@ def _plan(
     blank = torch.zeros(1, 3, network.size, network.size, device=device)
     if layers is None and given["model"] is None:
         layers = ["block4"]
-    places = find_places(network, blank, layers)
+    names = None if layers is None else list(dict.fromkeys(layers))
+    places = find_places(network, blank, names)
     outputs = places[0].classes
     asked = _asked(given, min(place.shape[0] for place in places))
     specs = {label: parse_method(label) for of in asked.values() for label in of}
@@ -389,12 +391,13 @@ def _asked(given: Mapping[str, Any], channels: int) -> _Asked:
         asked = _without(RANDOMIZATION, asked)
     for name, (libraries, extra) in _NEEDS.items():
         missing = [library for library in libraries if util.find_spec(library) is None]
-        if missing and name in (*(methods or ()), *(metrics or ())):
-            raise UserError(
-                f"{name} needs {' and '.join(missing)}; pip install '{extra}' brings it"
-            )
-        if missing:
-            asked = _without(name, asked)
+        if not missing or _without(name, asked) == asked:
+            continue
+        need = f"{name} needs {' and '.join(missing)}; pip install '{extra}' brings it"
+        if name in (*(methods or ()), *(metrics or ())):
+            raise UserError(need)
+        warnings.warn(f"{need}, and without it is left out", stacklevel=4)
+        asked = _without(name, asked)
     return asked
 
 
