@@ -44,11 +44,12 @@ A metric is there where a protocol of the record asks for it of this method; wha
 record does not have, such as the curves of an ablation, is absent, not null.
 """
 
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, final
 
 Value: TypeAlias = float | list[float | None] | None
 
 
+@final
 class Explained(TypedDict):
     """The metrics of one map."""
 
@@ -67,8 +68,9 @@ class Explained(TypedDict):
     """Those whose filter picture and target pass: of ``rsi``, ``igc``, ``group-cam``.
     Only those of the run."""
     method: str
-    """A name of the registry, such as ``rsi-grad-cam``, or of an ablation of Group-CAM
-    ``group-cam(groups=8)`` or ``group-cam(denoise_percentile=50)``."""
+    """A name of the registry, such as ``rsi-grad-cam``, with arguments where these are
+    not the default: ``rise(n_masks=500)``; for the ablations ``group-cam(groups=8)``
+    and ``group-cam(denoise_percentile=50)``."""
     layer: str
     """Dotted name. Methods without a layer (``rise``, ``xrai``) have ``""``."""
     values: dict[str, Value]
@@ -77,6 +79,7 @@ class Explained(TypedDict):
     """The picture's share of the time of its batch, for the map alone."""
 
 
+@final
 class Unused(TypedDict):
     """A picture that was read and that no protocol wants."""
 
@@ -86,6 +89,7 @@ class Unused(TypedDict):
     """Empty."""
 
 
+@final
 class Skipped(TypedDict):
     """A picture without results."""
 
@@ -99,11 +103,12 @@ Record: TypeAlias = Explained | Unused | Skipped
 
 
 class Run(TypedDict):
-    """What ``run.json`` holds."""
+    """What ``run.json`` holds: all but `started` must stay when a run goes on."""
 
     settings: dict[str, object]
     """All that can change a result, by the arguments' names: ``dataset``, ``root``,
-    ``model``, ``weights``, ``size``, ``limit``, ``batch_size``, ``seed`` and so on."""
+    ``model``, ``weights``, ``size``, ``limit``, ``batch_size``, ``seed`` and so on, and
+    what the files held."""
     network: str
     """The model's name, for headings."""
     pictures: int
