@@ -287,7 +287,8 @@ def _sample(
     if not boxes:
         raise UserError(f"{Path(path).name} has no annotated object")
     image = open_picture(path)
-    seen, pixels = {}, torch.empty(0)
+    seen: dict[int, Tensor] = {}
+    pixels = torch.empty(0)
     for label in sorted(boxes):
         rows = torch.tensor(boxes[label], dtype=torch.float32).reshape(-1, 4)  # (n, 4)
         pixels, seen[label] = square(image, size, rows)

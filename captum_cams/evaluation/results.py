@@ -62,7 +62,7 @@ class Writer:
 
     def add(self, batch: int, records: Iterable[Record]) -> None:
         """A finished batch, which a kill from now on leaves there."""
-        lines = [*records, {"batch": batch}]
+        lines: list[Mapping[str, Any]] = [*records, {"batch": batch}]
         self.file.write(b"".join(_line(line) for line in lines))
         self.file.flush()
 
