@@ -182,7 +182,7 @@ def _facts(run: Run) -> dict[str, object]:
     """All that must stay, by name."""
     versions = {f"version of {name}": of for name, of in run["versions"].items()}
     others = {
-        key: value
+        "methods by protocol" if key == "methods" else key: value
         for key, value in run.items()
         if key not in ("settings", "versions", "started")
     }
