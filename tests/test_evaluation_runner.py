@@ -90,14 +90,19 @@ def timeless(records):
 
 
 def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
-    arguments = {"limit": 2, "layers": ["block3", "block4"], "batch_size": 2}
+    arguments = {
+        "limit": 2,
+        "layers": ["block3", "block4"],
+        "batch_size": 2,
+        "size": 64,
+    }
     methods = ["rsi-grad-cam", "group-cam(groups=4)"]
     chosen = [name for name in ALL_METRICS if name != "randomization_check"]
     records = list(evaluate("out", methods=methods, metrics=chosen, **arguments))
     assert len(records) == 2 * 2 * 2
     model = shapes_model()
     for layer in ("block3", "block4"):
-        drawn = [shape_pictures(1, 128, seed=10**7 + i) for i in range(2)]
+        drawn = [shape_pictures(1, 64, seed=10**7 + i) for i in range(2)]
         images = torch.cat([one.images for one in drawn])
         target = torch.cat([one.labels for one in drawn])
         boxes = [one.boxes for one in drawn]
@@ -107,11 +112,11 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
             images, target=target, groups=4
         )
         for method, maps in zip(methods, (rsi, group_cam), strict=True):
-            full = LayerRSIGradCam.interpolate(maps, (128, 128), "bilinear")
+            full = LayerRSIGradCam.interpolate(maps, (64, 64), "bilinear")
             of_model = (model, images, full)
-            of_boxes = {"regions": boxes, "size": (128, 128)}
+            of_boxes = {"regions": boxes, "size": (64, 64)}
             curves = {"target": target, "n_steps": CURVE_STEPS}
-            overlap = metrics.box_overlap(full, boxes, THRESHOLDS, size=(128, 128))
+            overlap = metrics.box_overlap(full, boxes, THRESHOLDS, size=(64, 64))
             wanted = {
                 "heatmap_mean": metrics.heatmap_mean(full),
                 "heatmap_mean(normalize)": metrics.heatmap_mean(

@@ -129,7 +129,8 @@ def parse_method(text: str) -> Spec:
     try:
         call: Any = ast.parse(f"f({match[2] or ''})", mode="eval").body
         pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
-        fits = not call.args and all(key for key, _ in pairs)
+        plain = isinstance(call.func, ast.Name) and not call.args
+        fits = plain and all(key for key, _ in pairs)
     except (AttributeError, SyntaxError, ValueError):
         fits = False
     if not fits:
