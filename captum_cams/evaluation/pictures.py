@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional
 from captum_cams._checks import UserError
 
 transforms: Any = functional  # its types know tensors alone
+tensors: Any = tv_tensors  # its types leave out what is public
 
 
 def open_picture(path: str | Path) -> Any:
@@ -52,7 +53,7 @@ def square(image: Any, size: int, boxes: Tensor | None = None) -> tuple[Tensor, 
         m <= n: those of which the crop leaves something.
     """
     edges = torch.zeros(0, 4) if boxes is None else boxes.float()
-    there: Any = tv_tensors.BoundingBoxes(
+    there = tensors.BoundingBoxes(
         edges, format="XYXY", canvas_size=(image.height, image.width)
     )
     there = transforms.center_crop(transforms.resize(there, [size]), [size])

@@ -485,7 +485,7 @@ def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
 class _Row(NamedTuple):
     """A picture and one of its targets."""
 
-    index: int
+    number: int  # of the picture
     picture: Tensor  # (3, H, W)
     boxes: Tensor  # (n, 4)
     target: int
@@ -554,7 +554,7 @@ def _explained(
 ) -> list[Record]:
     """Records of readable pictures, in order."""
     rows = _rows(plan, samples)
-    used = {row.index for row in rows if row.protocols}
+    used = {row.number for row in rows if row.protocols}
     records: list[Record] = [
         {"index": index, "picture": plan.data.names[index], "protocols": []}
         for index, _ in samples
@@ -662,7 +662,7 @@ def _of_method(
                 [row.boxes for row in chosen],
             )
             if RANDOMIZATION in wanted:
-                few = [i for i in group if rows[i].index in plan.sanity]
+                few = [i for i in group if rows[i].number in plan.sanity]
                 likeness = _randomized(plan, spec, place, [rows[i] for i in few], seed)
                 for i, of in zip(few, likeness, strict=True):
                     values[i] |= of
@@ -672,8 +672,8 @@ def _of_method(
                     values[i][name] = _json(value)
         for row, of in zip(rows, values, strict=True):
             yield Explained(
-                index=row.index,
-                picture=plan.data.names[row.index],
+                index=row.number,
+                picture=plan.data.names[row.number],
                 target=row.target,
                 category=_category(plan, row.target),
                 probability=row.probability,
