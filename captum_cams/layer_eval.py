@@ -334,9 +334,8 @@ class LayerEvaluator:
             for tensor in tensors:
                 if tensor.shape[0] != len(examples):
                     raise ValueError(
-                        f"layermust give one "
-                        f"row for each of its {len(examples)} examples, got shape "
-                        f"{tuple(tensor.shape)}"
+                        "layer must give one row for each of its "
+                        f"{len(examples)} examples, got shape {tuple(tensor.shape)}"
                     )
                 check_finite("the layer's activations", tensor, examples)
         return tensors
