@@ -95,6 +95,15 @@ def check_blur(inputs: Tensor, kernel_size: int, sigma: float) -> None:
         )
 
 
+def check_recording() -> None:
+    """A grad mode in which gradients can be had."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are needed, but torch.inference_mode() is on and records none; "
+            "call attribute outside of it, under torch.no_grad() if you like"
+        )
+
+
 def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     """One floating tensor or a tuple of them, with one number of examples; detached."""
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)

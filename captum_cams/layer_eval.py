@@ -31,6 +31,7 @@ from captum_cams._checks import (
     check_finite,
     check_layer_tensors,
     check_output,
+    check_recording,
     check_target,
     check_transformed,
     warn_of_axes,
@@ -241,8 +242,7 @@ class LayerEvaluator:
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError(_INFERENCE)
+        check_recording()
         outputs: list[Tensor] = []
 
         def forward(*points: Tensor) -> Tensor:
@@ -357,10 +357,6 @@ class LayerEvaluator:
         return getattr(self.output.forward_func, "device_ids", None)
 
 
-_INFERENCE = (
-    "gradients are needed, but torch.inference_mode() is on and records none; call "
-    "attribute outside of it, under torch.no_grad() if you like"
-)
 _UNREACHED = (
     "layer must be used by forward_func, but the forward pass did not reach it; pass a "
     "module of this very model, which must be neither traced nor exported"

@@ -55,7 +55,8 @@ def vit_tokens(
     if grid is None:
         grid = [math.isqrt(patches.shape[1])] * 2
     check_tokens(tokens, prefix_tokens, grid)
-    return patches.transpose(1, 2).unflatten(2, tuple(grid))  # (N, K, *grid)
+    shape = (len(tokens), tokens.shape[2], *grid)
+    return patches.transpose(1, 2).reshape(shape)  # (N, K, *grid)
 
 
 def channels_last(maps: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from captum_cams._checks import (
     check_choice,
     check_count,
     check_inputs,
+    check_recording,
     check_rgb,
 )
 from captum_cams.layer_eval import TargetOutput, alone, chunk_rows
@@ -128,6 +129,7 @@ class Xrai(Attribution):
             ValueError, TypeError: If an argument does not fit.
             ImportError: If scikit-image is not installed.
         """
+        check_recording()
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
         felzenszwalb = _felzenszwalb()
