@@ -383,7 +383,7 @@ def warn(message: str) -> None:
     """A warning at the line outside of this package and Captum that called."""
     frame, level = sys._getframe(1), 2
     inside = ("captum", "captum_cams", "contextlib")
-    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in inside:
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 

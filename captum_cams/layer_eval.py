@@ -166,7 +166,7 @@ class TargetOutput:
             if isinstance(additional_forward_args, tuple)
             else (() if additional_forward_args is None else (additional_forward_args,))
         )
-        self.told: set[str] = set()  # what has been warned of
+        self.told: set[str] = set()  # modules that have been warned of
 
     def through(self, output_func: Callable[[Tensor], Tensor] | None) -> "TargetOutput":
         """The same output with another function between; both warn but once."""
@@ -175,7 +175,7 @@ class TargetOutput:
         return other
 
     def tell_of_training(self, modules: set[str]) -> None:
-        """Warn once of what is in training mode."""
+        """Warn, once, of modules in training mode."""
         if modules and not self.told:
             self.told.update(modules)
             warn_of_training(modules)
@@ -237,7 +237,6 @@ class LayerEvaluator:
         self.reshape_transform = reshape_transform
         self.sizes: list[int] = []
         self.shapes: list[torch.Size] = []
-        self.silent = torch.ones(output.num_examples, dtype=torch.bool)
         self.silent = torch.ones(output.num_examples, dtype=torch.bool)
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
@@ -366,8 +365,6 @@ _INDEPENDENT = (
     "operations that autograd records, but it does not; choose a layer on the way to "
     "the output, or pass grad_kwargs={'materialize_grads': True} for zero gradients"
 )
-
-
 _SILENT = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"

@@ -1,5 +1,6 @@
 """Every family of torchvision's classifiers, and convolutions along 1 to 3 axes."""
 
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +20,7 @@ class Case(NamedTuple):
     size: tuple[int, int]
     side: int = 64
     transform: Any = None
-    options: dict = {}
+    options: Any = MappingProxyType({})
 
 
 PLAIN = {"aux_logits": False, "init_weights": False}
@@ -50,15 +51,14 @@ ARCHITECTURES = {
 
 def literal_rsi(model, layer, transform, x, target, m):
     """Eq. 18 as printed, 19 and 24, by autograd along one path of one example."""
-    A, g = [], []
+    A, g, seen = [], [], []
+    handle = layer.register_forward_hook(lambda *call: seen.append(call[2]))
     for step in range(m + 1):
-        kept = []
-        handle = layer.register_forward_hook(lambda *call: kept.append(call[2]))
         y = model(step / m * x)[0, target]
-        handle.remove()
-        (gradient,) = torch.autograd.grad(y, kept[0])
-        A.append(transform(kept[0].detach())[0])  # (K, h, w)
+        (gradient,) = torch.autograd.grad(y, seen[-1])
+        A.append(transform(seen[-1].detach())[0])  # (K, h, w)
         g.append(transform(gradient)[0])
+    handle.remove()
     cam = torch.zeros_like(A[0][0])
     for k in range(len(A[0])):
         integrals = [g[t][k] * (A[t][k] - A[t - 1][k]) for t in range(1, m + 1)]

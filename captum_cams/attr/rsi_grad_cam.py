@@ -56,7 +56,8 @@ class LayerRSIGradCam(PathCamAttribution):
 
     a Riemann-Stieltjes integral (eq. 17-19 and 24). The unit integrals
     :math:`I` (see :meth:`conductance`) add up to :math:`y(1) - y(0)` (eq. 14) where
-    all that the output depends on passes through the layer.
+    all that the output depends on passes through the layer; of what a
+    `reshape_transform` drops, such as a class token, the part is missing.
 
     Where this class leaves the paper, and the switch that undoes it:
 
