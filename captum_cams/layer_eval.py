@@ -6,8 +6,9 @@ A row is one point of one example; rows are what goes through the network togeth
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from itertools import islice
@@ -96,14 +97,15 @@ def _is_random(module: Module) -> bool:
     )
 
 
-def _uncompiled() -> AbstractContextManager[object]:
+@contextmanager
+def _uncompiled() -> Iterator[None]:
     """Compiled models run in Python: their code takes no hooks once it has run."""
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-        stance: AbstractContextManager[object] = torch.compiler.set_stance(
-            "force_eager"
-        )
-        return stance
-    return nullcontext()
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.compile.* when there are global")
+        yield
 
 
 class Evaluation(NamedTuple):

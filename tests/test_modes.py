@@ -42,7 +42,7 @@ def test_training_mode_brings_one_warning_and_leaves_no_trace(name, as_function)
     model = network()
     norm = nn.BatchNorm2d(6).double()
     model.layer.append(norm)
-    model.head.append(nn.Dropout(0.1))
+    model.head.insert(0, nn.Dropout(0.1))
     model.train()
     model.layer[1].eval()
     modes = [module.training for module in model.modules()]
@@ -112,7 +112,7 @@ def test_metrics_tell_of_training_mode_once():
 
 
 def test_another_threads_training_is_left_alone():
-    model, other = network(), nn.BatchNorm2d(2).double().train()
+    model, other = network(), nn.BatchNorm2d(6).double().train()
 
     def aside(x):
         thread = threading.Thread(target=other, args=(x.detach(),))
@@ -192,7 +192,7 @@ def test_a_path_with_some_gradient_is_alive(name):
     """Saturated at the input, where Grad-CAM's gradient is 0."""
     model = TwoPart(nn.Identity(), Function(lambda A: 1 - (1 - A).relu().sum((2, 3))))
     x = torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64)
-    assert explain(name, model, model.layer, x).sum() > 0
+    assert explain(name, model, model.layer, x, n_steps=30).sum() > 0
     _, told = recorded("layer-cam", model, model.layer, x)
     assert len(told) == 1
 
@@ -320,7 +320,7 @@ def test_precisions(name, dtype):
     assert maps.isfinite().all()
     if name != "xrai":  # ranks jump
         error = (maps.double() - expected).norm() / expected.norm()
-        assert error < {8: 1e-12, 4: 1e-5, 2: 0.2}[dtype.itemsize]
+        assert error < {8: 1e-12, 4: 1e-5, 2: 0.4}[dtype.itemsize]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -334,7 +334,7 @@ def test_autocast(name):
     assert maps.dtype == (torch.float32 if inputs else torch.bfloat16)
     if name != "xrai":
         error = (maps.float() - expected).norm() / expected.norm()
-        assert error < 0.2
+        assert error < 0.4
 
 
 @pytest.mark.parametrize("name", ALL)
