@@ -336,7 +336,8 @@ def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
             raise ValueError(
                 "layer must give feature maps (N, K, *spatial) with as many spatial "
                 f"axes as the inputs, got shape {_shape(maps)} for inputs of shape "
-                f"{_shape(tensor)}; choose a convolutional layer"
+                f"{_shape(tensor)}; choose a convolutional layer, or give a "
+                "reshape_transform, such as captum_cams.reshape.vit_tokens"
             )
 
 

@@ -61,7 +61,12 @@ ARCHITECTURES = {
 def literal_rsi(model, layer, transform, x, target, m):
     """Eq. 18 as printed, 19 and 24 but for its ReLU, by autograd along one path of one example."""
     A, g, seen = [], [], []
-    handle = layer.register_forward_hook(lambda *call: seen.append(call[2]))
+
+    def keep(_, __, output):
+        seen.append(output)
+        return output.clone()  # an in-place ReLU may follow
+
+    handle = layer.register_forward_hook(keep)
     for step in range(m + 1):
         y = model(step / m * x)[0, target]
         (gradient,) = torch.autograd.grad(y, seen[-1])
