@@ -1,11 +1,19 @@
-"""The words of every error: the argument, what was expected, what came, the remedy."""
+"""
+The words of every error: the argument, what was expected, what came, the remedy.
 
+And those of the warnings that tell why a map may mislead.
+"""
+
+import math
+import sys
+import warnings
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import ScriptModule
 from torch.nn import Module
 
 
@@ -84,6 +92,15 @@ def check_blur(inputs: Tensor, kernel_size: int, sigma: float) -> None:
             f"the blur's kernel size {kernel_size} needs sides of at least "
             f"{kernel_size // 2 + 1} pixels, got inputs of shape {_shape(inputs)}; "
             f"a kernel size of {2 * side - 1} or less fits"
+        )
+
+
+def check_recording() -> None:
+    """A grad mode in which gradients can be had."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are needed, but torch.inference_mode() is on and records none; "
+            "call attribute outside of it, under torch.no_grad() if you like"
         )
 
 
@@ -239,6 +256,13 @@ def check_layer(layer: object) -> None:
             "layer must be a torch.nn.Module of the model, or a list of them, got "
             f"{given}"
         )
+    for module in modules:
+        if isinstance(module, ScriptModule):
+            raise TypeError(
+                "layer must be a module that runs in Python, got one that is traced "
+                f"or scripted ({type(module).__name__}), which takes no hooks; explain "
+                "the model that it was made from"
+            )
 
 
 def check_one_layer(layer: object) -> None:
@@ -260,6 +284,51 @@ def check_one_tensor(tensors: Sequence[Tensor]) -> None:
         )
 
 
+def check_transform(transform: object) -> None:
+    """A function of a tensor, or None."""
+    if transform is not None and not callable(transform):
+        raise TypeError(
+            "reshape_transform must be a function of a tensor, or None, got "
+            f"{_kind(transform)}; captum_cams.reshape holds some"
+        )
+
+
+def check_transformed(maps: object, tensor: Tensor) -> Tensor:
+    """What a transform made of a layer's tensor: feature maps."""
+    if (
+        not isinstance(maps, Tensor)
+        or maps.dim() < 3
+        or not maps.is_floating_point()
+        or maps.numel() == 0
+    ):
+        raise ValueError(
+            "reshape_transform must give feature maps (N, K, *spatial) of a floating "
+            f"dtype, got {_kind(maps)} for the layer's tensor of shape {_shape(tensor)}"
+        )
+    return maps
+
+
+def check_axes(name: str, tensor: Tensor, wanted: str, dims: int | None = None) -> None:
+    """A tensor of so many axes, or of three at least."""
+    if tensor.dim() != dims if dims else tensor.dim() < 3:
+        raise ValueError(
+            f"{name} takes a layer's tensor {wanted}, got shape {_shape(tensor)}; "
+            "choose another layer or reshape_transform"
+        )
+
+
+def check_tokens(tokens: Tensor, prefix_tokens: int, grid: Sequence[int]) -> None:
+    """Tokens that fill a grid behind the first few."""
+    patches = tokens.shape[1] - prefix_tokens
+    if prefix_tokens < 0 or math.prod(grid) != patches or patches == 0:
+        raise ValueError(
+            "vit_tokens needs as many tokens as the grid has places, behind the "
+            f"prefix_tokens, got {tokens.shape[1]} tokens with prefix_tokens = "
+            f"{prefix_tokens} for the grid {tuple(grid)}; give it both with "
+            "functools.partial"
+        )
+
+
 def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
     """A layer with the inputs' spatial axes, at least one."""
     for tensor in inputs:
@@ -267,7 +336,8 @@ def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
             raise ValueError(
                 "layer must give feature maps (N, K, *spatial) with as many spatial "
                 f"axes as the inputs, got shape {_shape(maps)} for inputs of shape "
-                f"{_shape(tensor)}; choose a convolutional layer"
+                f"{_shape(tensor)}; choose a convolutional layer, or give a "
+                "reshape_transform, such as captum_cams.reshape.vit_tokens"
             )
 
 
@@ -308,6 +378,43 @@ def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
             f"{name} must be finite, got NaN or infinity for example {example}; look "
             "for it in the inputs and in the model's weights"
         )
+
+
+def warn(message: str) -> None:
+    """A warning at the line outside of this package and Captum that called."""
+    frame, level = sys._getframe(1), 2
+    inside = ("captum", "captum_cams", "contextlib")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def warn_of_axes(layer: torch.Size, inputs: Sequence[torch.Size]) -> None:
+    """A layer whose tensor may hold no maps: other spatial axes than the inputs."""
+    given, *shapes = (
+        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (layer, *inputs)
+    )
+    warn(
+        f"layer gives shape {given} for inputs of shape {', '.join(shapes)}: its "
+        "second axis is taken for channels, the others for places; if they are "
+        "not, as with a transformer's tokens, the map is wrong: pass a "
+        "reshape_transform, such as captum_cams.reshape.vit_tokens"
+    )
+
+
+def warn_of_training(modules: Collection[str]) -> None:
+    """Modules that compute something else while a model is trained."""
+    warn(
+        "the model is in training mode, and in it "
+        f"{', '.join(sorted(modules))}: its outputs depend on the batch or on chance, "
+        "and so do the attributions; call model.eval() first"
+    )
+
+
+def warn_of_zeros(examples: Sequence[int], reason: str) -> None:
+    """Examples whose maps are 0 for one reason."""
+    some = ", ".join(map(str, examples[:10])) + ", ..." * (len(examples) > 10)
+    warn(f"the map is 0 for example{'s' * (len(examples) > 1)} {some}: {reason}")
 
 
 def check_any_maps(attributions: object) -> Tensor:

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams.layer_eval import TargetOutput, _alone, outputs_in_chunks
+from captum_cams.layer_eval import (
+    TargetOutput,
+    Transform,
+    alone,
+    outputs_in_chunks,
+)
 
 
 def outputs_without(
@@ -17,6 +22,7 @@ def outputs_without(
     channels: Tensor,
     chunk: int,
     attribute_to_layer_input: bool,
+    reshape_transform: Transform | None,
     bar: Any,
 ) -> Tensor:
     """
@@ -31,6 +37,8 @@ def outputs_without(
         chunk (int): Rows that go through the network together.
         attribute_to_layer_input (bool): Whether channels are those of the layer's
             input or of its output.
+        reshape_transform (Callable, optional): Gives the feature maps whose channels
+            are counted.
         bar (tqdm): Counts the rows.
 
     Returns:
@@ -48,11 +56,23 @@ def outputs_without(
         if isinstance(value, (tuple, list)):
             return tuple(map(ablated, value))
         row = torch.arange(len(without))[without >= 0]
+        if reshape_transform is not None:
+            return value.masked_fill(units(reshape_transform, value, row), 0)
         value = value.clone()
         value[row, without[row]] = 0
         return value
 
-    with _alone():
+    def units(transform: Transform, value: Tensor, row: Tensor) -> Tensor:
+        """The units of the layer's own tensor that make up the channels."""
+        with torch.enable_grad():
+            raw = torch.zeros_like(value, requires_grad=True)
+            maps = transform(raw)
+        channels = torch.zeros_like(maps)
+        channels[row, without[row]] = 1
+        # The transform is linear: its gradient carries the channels back.
+        return torch.autograd.grad(maps, raw, channels)[0] != 0
+
+    with alone(output):
         if attribute_to_layer_input:
             handle = layer.register_forward_pre_hook(lambda _, value: ablated(value))
         else:

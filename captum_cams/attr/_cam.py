@@ -15,13 +15,16 @@ from captum_cams._checks import (
     check_choice,
     check_inputs,
     check_layer,
+    check_one_layer,
     check_one_tensor,
     check_path_tolerance,
+    check_transform,
 )
 from captum_cams.layer_eval import (
     Evaluation,
     LayerEvaluator,
     TargetOutput,
+    Transform,
     Walk,
     along,
     chunk_rows,
@@ -71,15 +74,21 @@ def combine(weights: Tensor, maps: Tensor, *, relu: bool, summation: bool) -> Te
 
 
 class CamAttribution(LayerAttribution, GradientAttribution):
-    """
+    r"""
     Base of the class activation maps: a model, and a layer inside it.
 
     Args:
         forward_func (Callable): The forward function of the model or any
             modification of it.
-        layer (torch.nn.Module): The layer whose activations are mapped.
+        layer (torch.nn.Module or list of torch.nn.Module): The layer whose
+            activations are mapped, or several.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns each tensor of a layer that does
+            not give feature maps, such as a transformer's tokens, into maps
+            (N, K, \*spatial); gradients go the same way, so it must select and
+            rearrange alone. :mod:`captum_cams.reshape` holds some. Default: None, as
+            the layer gives them
     """
 
     forward_func: Callable[..., Any]
@@ -90,11 +99,15 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         forward_func: Callable[..., Any],
         layer: Module | list[Module],
         device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Transform | None = None,
     ) -> None:
         check_layer(layer)
+        check_transform(reshape_transform)
         module: Any = layer  # Captum's type variable knows no union
         LayerAttribution.__init__(self, forward_func, module, device_ids)
         GradientAttribution.__init__(self, forward_func)
+        self.reshape_transform = reshape_transform
 
     def _evaluator(
         self,
@@ -109,6 +122,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             self.device_ids,
             attribute_to_layer_input,
             grad_kwargs,
+            self.reshape_transform,
         )
 
     def _format(self, values: Sequence[Any]) -> Any:
@@ -117,8 +131,26 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 
     def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Any:
         """As Captum: a tensor, or a tuple where the layer gives several."""
+        evaluator.tell()
         layers = evaluator.by_layer(maps)
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
+
+
+class OneLayerCamAttribution(CamAttribution):
+    """Base of the methods that take no list of layers."""
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Transform | None = None,
+    ) -> None:
+        check_one_layer(layer)
+        super().__init__(
+            forward_func, layer, device_ids, reshape_transform=reshape_transform
+        )
 
 
 class PathCamAttribution(CamAttribution):

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
@@ -14,17 +13,16 @@ from captum_cams._checks import (
     check_count,
     check_groups,
     check_inputs,
-    check_one_layer,
     check_percentile,
     check_spatial,
 )
-from captum_cams.attr._cam import CamAttribution, gains, only, pool
+from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import denoise, group, min_max, upsample
 
 
-class GroupCam(CamAttribution):
+class GroupCam(OneLayerCamAttribution):
     r"""
     Group-CAM.
 
@@ -64,6 +62,9 @@ class GroupCam(CamAttribution):
             with as many spatial axes as the input.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -73,15 +74,6 @@ class GroupCam(CamAttribution):
         >>> group_cam.attribute(pictures.images, target=pictures.labels).shape
         torch.Size([2, 1, 128, 128])
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Module,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        check_one_layer(layer)
-        super().__init__(forward_func, layer, device_ids)
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -158,9 +150,7 @@ class GroupCam(CamAttribution):
             starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        confidence = TargetOutput(
-            self.forward_func, ends, target, additional_forward_args, confidence_func
-        )
+        confidence = output.through(confidence_func)
         chunk = chunk_rows(ends, internal_batch_size)
 
         cams = []
@@ -182,6 +172,8 @@ class GroupCam(CamAttribution):
                 alphas = gains(confidence, masks, ends, starts, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
+        if use_gradients:
+            evaluator.tell()
         cam = torch.cat(cams)  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:

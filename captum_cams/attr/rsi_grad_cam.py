@@ -56,7 +56,8 @@ class LayerRSIGradCam(PathCamAttribution):
 
     a Riemann-Stieltjes integral (eq. 17-19 and 24). The unit integrals
     :math:`I` (see :meth:`conductance`) add up to :math:`y(1) - y(0)` (eq. 14) where
-    all that the output depends on passes through the layer.
+    all that the output depends on passes through the layer; of what a
+    `reshape_transform` drops, such as a class token, the part is missing.
 
     Where this class leaves the paper, and the switch that undoes it:
 
@@ -81,6 +82,9 @@ class LayerRSIGradCam(PathCamAttribution):
             activations are mapped, or several that share one walk along the path.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 

@@ -17,9 +17,10 @@ from captum_cams._checks import (
     check_choice,
     check_count,
     check_inputs,
+    check_recording,
     check_rgb,
 )
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, alone, chunk_rows
 
 Mode = Literal["full", "fast"]
 MODES = ("full", "fast")
@@ -128,6 +129,7 @@ class Xrai(Attribution):
             ValueError, TypeError: If an argument does not fit.
             ImportError: If scikit-image is not installed.
         """
+        check_recording()
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
         felzenszwalb = _felzenszwalb()
@@ -145,16 +147,17 @@ class Xrai(Attribution):
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
             example = slice(n, n + 1)
-            attributions = sum(
-                gradients.attribute(
-                    pictures[example],
-                    colour[example],
-                    additional_forward_args=torch.tensor([n]),
-                    n_steps=n_steps,
-                    internal_batch_size=chunk,
-                ).detach()
-                for colour in colours
-            )  # (1, C, H, W)
+            with alone(output):
+                attributions = sum(
+                    gradients.attribute(
+                        pictures[example],
+                        colour[example],
+                        additional_forward_args=torch.tensor([n]),
+                        n_steps=n_steps,
+                        internal_batch_size=chunk,
+                    ).detach()
+                    for colour in colours
+                )  # (1, C, H, W)
             dark, light = (colour[n] for colour in colours)
             shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
             regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)
