@@ -279,6 +279,10 @@ _INDEPENDENT = (
     "operations that autograd records, but it does not; choose a layer on the way to "
     "the output, or pass grad_kwargs={'materialize_grads': True} for zero gradients"
 )
+_BLIND = (
+    "forward_func's output must depend on the inputs by operations that autograd "
+    "records, but it does not; call the model without torch.no_grad() or .detach()"
+)
 
 
 class _Hooks:
@@ -354,6 +358,25 @@ def outputs_in_chunks(
                 for start in range(0, num_rows, chunk)
             ]
         )
+
+
+def output_and_gradient(
+    output: TargetOutput, points: Tensor, examples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(_INFERENCE)
+    with _alone(), torch.enable_grad():
+        points = points.detach().requires_grad_()
+        y = output((points,), examples)
+        gradient = None
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
+    if gradient is None:
+        raise ValueError(_BLIND)
+    check_finite("forward_func's output", y, examples)
+    check_finite("the output's gradients", gradient, examples)
+    return y.detach(), gradient
 
 
 class Walk(NamedTuple):
