@@ -284,6 +284,15 @@ def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
     return output
 
 
+def check_model(model: object) -> None:
+    """A module, whose modes can be set."""
+    if not isinstance(model, Module):
+        raise TypeError(
+            "model must be a torch.nn.Module, as it is set to evaluation mode for a "
+            f"while, got {type(model).__name__}"
+        )
+
+
 def check_layer(layer: object) -> None:
     """A module, or a list of modules."""
     modules = layer if isinstance(layer, list) else [layer]

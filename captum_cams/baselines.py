@@ -240,7 +240,7 @@ def neutral(
     chunk = chunk_rows((ends,), internal_batch_size)
     found = []
     with tqdm(total=len(rows) * n_steps, disable=not show_progress, unit="step") as bar:
-        for examples in rows.split(chunk):
+        for examples in torch.split(rows, chunk):
             found.append(_descend(y, starts[examples], examples, n_steps, lr, bar))
     return torch.cat(found).expand_as(ends)
 

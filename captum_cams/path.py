@@ -231,7 +231,7 @@ def checked(
         return check_points(path(inputs, baselines, alphas), inputs, alphas)
 
     for end, start in zip(inputs, baselines, strict=True):
-        for rows in torch.arange(len(end)).split(chunk):
+        for rows in torch.split(torch.arange(len(end)), chunk):
             for alpha in (0, 1):
                 alphas = end.new_full((len(rows),), alpha)
                 point = points(end[rows], start[rows], alphas)
