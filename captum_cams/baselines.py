@@ -163,7 +163,7 @@ def neutral(
     *,
     black: Tensor | float = 0.0,
     n_steps: int = 200,
-    lr: float = 0.01,
+    lr: float = 0.001,
     output_func: Callable[[Tensor], Tensor] | None = None,
     internal_batch_size: int | None = None,
     show_progress: bool = False,
@@ -196,8 +196,9 @@ def neutral(
             (picture - mean) / std it is :func:`black`\ ``(inputs, mean, std)``.
         n_steps (int): Number of steps. Default: 200
         lr (float): Size of a step in the inputs' own units: about what a value changes
-            by. Default: 0.01, for inputs in [0, 1] or normalised ones; those in
-            [0, 255] need 255 times as much
+            by, at first ten times as much. Default: 0.001, for inputs in [0, 1] or
+            normalised ones; those in [0, 255] need 255 times as much. With steps too
+            large the search leaps over the narrow valley it looks for.
         output_func (Callable, optional): Applied to `forward_func`'s output to make
             probabilities of it: ``lambda y: y.softmax(1)`` for logits.
         internal_batch_size (int, optional): Most inputs that go through the network
@@ -216,8 +217,8 @@ def neutral(
         >>> from captum_cams import LayerRSIGradCam
         >>> from captum_cams.examples import shape_pictures, shapes_model
         >>> model, pictures = shapes_model(), shape_pictures(2)
-        >>> baselines = neutral(model, pictures.images, n_steps=50)
-        >>> bool((model(baselines).detach() - 1 / 8).abs().max() < 0.05)
+        >>> baselines = neutral(model, pictures.images, n_steps=100)
+        >>> bool((model(baselines).detach() - 1 / 8).abs().max() < 0.1)  # black: 0.32
         True
         >>> rsi = LayerRSIGradCam(model, model.block5)
         >>> maps = rsi.attribute(pictures.images, baselines, pictures.labels)

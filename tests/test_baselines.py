@@ -145,7 +145,7 @@ def test_the_model_is_left_as_found(training):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision(dtype):
-    found = neutral(network(gain=5.0).to(dtype), X.to(dtype), n_steps=30)
+    found = neutral(network(gain=5.0).to(dtype), X.to(dtype), n_steps=30, lr=0.01)
     assert found.dtype == dtype
     assert uneven(MODEL(found.double())).max() < 0.5 * uneven(MODEL(0 * X)).max()
 
