@@ -219,7 +219,8 @@ def curves(
             "deletion or insertion must name a method and its curves, got neither"
         )
     names = list(dict.fromkeys(name for *_, lines in panels for name in lines or {}))
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    size = (3.8 * len(panels), 3.4 + 0.17 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
     for axes, (title, share, argument, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
@@ -239,7 +240,13 @@ def curves(
         axes.tick_params(labelsize=_FONT)
         axes.spines[["top", "right"]].set_visible(False)
         legend = axes.legend(
-            title="area under the curve", fontsize=_FONT, title_fontsize=_FONT
+            title="area under the curve",
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.18),  # below, where it hides no line
+            frameon=False,
+            handlelength=3,
+            fontsize=_FONT,
+            title_fontsize=_FONT,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
