@@ -7,7 +7,7 @@ And those of the warnings that tell why a map may mislead.
 import math
 import sys
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -56,6 +56,62 @@ def check_path_tolerance(tolerance: float) -> float:
             f"tolerance must be above 0, or be None for equal steps, got {tolerance}"
         )
     return tolerance
+
+
+def check_points(points: object, inputs: Tensor, alphas: Tensor) -> Tensor:
+    """What a path gave: a finite point for each row; detached."""
+    if not isinstance(points, Tensor):
+        raise TypeError(f"path must return a tensor of points, got {_kind(points)}")
+    if (points.shape, points.dtype, points.device) != (
+        inputs.shape,
+        inputs.dtype,
+        inputs.device,
+    ):
+        raise ValueError(
+            f"path must return points like its inputs, {_like(inputs)}, got "
+            f"{_like(points)}"
+        )
+    finite = points.reshape(len(points), -1).isfinite().all(1)  # (B,)
+    if not finite.all():
+        raise ValueError(
+            "path must return finite points, got NaN or infinity at alpha = "
+            f"{alphas[~finite][0].item():.3g}; look for it in the inputs, in the "
+            "baselines and in the path"
+        )
+    return points.detach()
+
+
+def _like(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {_shape(tensor)} on {tensor.device}"
+
+
+def check_path_end(points: Tensor, starts: Tensor, ends: Tensor, alpha: int) -> None:
+    """A path that is at its start, or at its end, up to rounding."""
+    distance = (points - (ends if alpha else starts)).abs().max().item()
+    largest = max(ends.abs().max().item(), starts.abs().max().item())
+    if distance > torch.finfo(ends.dtype).eps ** 0.5 * largest:
+        raise ValueError(
+            "path must lead from the baselines at alpha = 0 to the inputs at alpha = "
+            f"1, but is up to {distance:.3g} off at alpha = {alpha}; pass the "
+            "baselines that belong to it"
+        )
+
+
+def check_parametrisation(f: Callable[[Tensor], Tensor]) -> None:
+    """A function that rises from 0 to 1, as far as some places tell."""
+    values = f(torch.linspace(0, 1, 101, dtype=torch.float64))
+    if not isinstance(values, Tensor) or values.shape != (101,):
+        raise ValueError(
+            "f must give one place for each alpha, a tensor (B,) for one of shape "
+            f"(B,), got {_kind(values)} for 101 of them"
+        )
+    start, end = values[0].item(), values[-1].item()
+    if not (abs(start) < 1e-6 and abs(end - 1) < 1e-6 and (values.diff() >= 0).all()):
+        raise ValueError(
+            "f must rise from f(0) = 0 to f(1) = 1 and never fall, got f(0) = "
+            f"{start:.3g}, f(1) = {end:.3g} and a smallest growth of "
+            f"{values.diff().min():.3g} between 101 equally spaced places"
+        )
 
 
 def check_percentile(name: str, value: float | None) -> None:
@@ -243,6 +299,15 @@ def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
                     f"{_shape(output)}, got {int(indices[outside][0])}"
                 )
     return output
+
+
+def check_model(model: object) -> None:
+    """A module, whose modes can be set."""
+    if not isinstance(model, Module):
+        raise TypeError(
+            "model must be a torch.nn.Module, as it is set to evaluation mode for a "
+            f"while, got {type(model).__name__}"
+        )
 
 
 def check_layer(layer: object) -> None:
@@ -612,20 +677,54 @@ def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
         )
 
 
-def check_statistics(means: Tensor, stds: Tensor, inputs: Tensor) -> None:
-    """Mean and standard deviation of every channel."""
+def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
+    """A number of all channels, or one for each."""
     if inputs.dim() < 3:
         raise ValueError(
             f"inputs must be pictures (N, C, *spatial), got shape {_shape(inputs)}"
         )
-    for name, values in (("mean", means), ("std", stds)):
-        if values.numel() not in (1, inputs.shape[1]):
-            raise ValueError(
-                f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
-                f"channels, got {values.numel()}"
-            )
-    if not (stds > 0).all():
-        raise ValueError(f"std must be above 0, got {stds.tolist()}")
+    if values.numel() not in (1, inputs.shape[1]):
+        raise ValueError(
+            f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
+            f"channels, got {values.numel()}"
+        )
+
+
+def check_labels(labels: object, inputs: Tensor) -> None:
+    """The class of each input."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of integers, got {given}{_UNMIXED}")
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"labels must be one class for each of {len(inputs)} inputs, (N,), got "
+            f"shape {_shape(labels)}{_UNMIXED}"
+        )
+
+
+_UNMIXED = "; blend before transforms that mix classes, such as MixUp"
+
+
+def check_all_positive(name: str, values: Tensor) -> None:
+    """Numbers above 0."""
+    if not (values > 0).all():
+        raise ValueError(f"{name} must be above 0, got {values.flatten().tolist()}")
+
+
+def check_probabilities(p: Tensor) -> None:
+    """Probabilities of two or more classes, up to rounding in half precision."""
+    if p.dim() != 2 or p.shape[1] < 2:
+        raise ValueError(
+            "forward_func must give the probabilities of two or more classes, (N, C), "
+            f"got shape {_shape(p)}; output_func may reshape them"
+        )
+    sums = p.sum(1)
+    if not ((p >= 0).all() and (sums - 1).abs().max() < 0.02):
+        raise ValueError(
+            "forward_func must give probabilities, numbers of at least 0 whose sum is "
+            f"1, got a least one of {p.min():.3g} and a largest sum of "
+            f"{sums.max():.3g}; pass output_func=lambda y: y.softmax(1) for logits"
+        )
 
 
 def check_pictures(inputs: Sequence[Tensor]) -> int:

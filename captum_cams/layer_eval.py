@@ -371,6 +371,10 @@ _SILENT = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"
 )
+_BLIND = (
+    "forward_func's output must depend on the inputs by operations that autograd "
+    "records, but it does not; call the model without torch.no_grad() or .detach()"
+)
 
 
 class _Hooks:
@@ -446,6 +450,24 @@ def outputs_in_chunks(
                 for start in range(0, num_rows, chunk)
             ]
         )
+
+
+def output_and_gradient(
+    output: TargetOutput, points: Tensor, examples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
+    check_recording()
+    with alone(output), torch.enable_grad():
+        points = points.detach().requires_grad_()
+        y = output((points,), examples)
+        gradient = None
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
+    if gradient is None:
+        raise ValueError(_BLIND)
+    check_finite("forward_func's output", y, examples)
+    check_finite("the output's gradients", gradient, examples)
+    return y.detach(), gradient
 
 
 class Walk(NamedTuple):

@@ -32,7 +32,13 @@ from captum_cams.layer_eval import (
     walks,
 )
 from captum_cams.masks import blend, spatial_axes, upsample
-from captum_cams.path import IntervalRule, interval_weights, straight_line
+from captum_cams.path import (
+    IntervalRule,
+    Path,
+    checked,
+    interval_weights,
+    straight_line,
+)
 from captum_cams.refine import Interval, refine
 
 
@@ -169,6 +175,7 @@ class PathCamAttribution(CamAttribution):
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
         tolerance: float | None,
+        path: Path,
         show_progress: bool,
     ) -> tuple[LayerEvaluator, Iterator[Walk]]:
         """The layer along the path: at `alphas`, or where a tolerance asks for it."""
@@ -179,8 +186,10 @@ class PathCamAttribution(CamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
         )
-        evaluate = along(evaluator, straight_line, ends, starts)
         chunk, num_examples = chunk_rows(ends, internal_batch_size), len(ends[0])
+        if path is not straight_line:
+            path = checked(path, ends, starts, chunk)
+        evaluate = along(evaluator, path, ends, starts)
         if tolerance is None:
             return evaluator, walks(
                 evaluate, num_examples, alphas, chunk, show_progress

@@ -22,7 +22,15 @@ from captum_cams.attr._cam import (
     unsqueezed,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
-from captum_cams.path import RULES, IntervalRule, Rule, interval_weights, quadrature
+from captum_cams.path import (
+    RULES,
+    IntervalRule,
+    Path,
+    Rule,
+    interval_weights,
+    quadrature,
+    straight_line,
+)
 from captum_cams.refine import Interval
 
 
@@ -89,6 +97,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
         attr_dim_summation: bool = True,
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -130,6 +139,11 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
+            path (Callable): From the baselines to the inputs, one of
+                ``captum_cams.path`` or a function of your own: of inputs (B, \*shape),
+                baselines (B, \*shape) and alphas (B,), a place in [0, 1] for each
+                row, to points (B, \*shape). It is called for each tensor of a tuple,
+                and checked to meet both ends. Default: ``straight_line``
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
@@ -164,6 +178,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
+            path,
             show_progress,
         )
         results, places = [], []

@@ -20,7 +20,13 @@ from captum_cams.attr._cam import (
     slopes,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
-from captum_cams.path import INTERVAL_RULES, IntervalRule, quadrature
+from captum_cams.path import (
+    INTERVAL_RULES,
+    IntervalRule,
+    Path,
+    quadrature,
+    straight_line,
+)
 from captum_cams.refine import Interval
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
@@ -117,6 +123,7 @@ class LayerRSIGradCam(PathCamAttribution):
         weighting: Weighting = "signed",
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -168,6 +175,11 @@ class LayerRSIGradCam(PathCamAttribution):
                 `n_steps`. Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
+            path (Callable): From the baselines to the inputs, one of
+                ``captum_cams.path`` or a function of your own: of inputs (B, \*shape),
+                baselines (B, \*shape) and alphas (B,), a place in [0, 1] for each
+                row, to points (B, \*shape). It is called for each tensor of a tuple,
+                and checked to meet both ends. Default: ``straight_line``
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
@@ -212,6 +224,7 @@ class LayerRSIGradCam(PathCamAttribution):
             grad_kwargs,
             tolerance,
             return_alphas,
+            path,
             show_progress,
         )
 
@@ -230,6 +243,7 @@ class LayerRSIGradCam(PathCamAttribution):
         *,
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -277,6 +291,7 @@ class LayerRSIGradCam(PathCamAttribution):
             grad_kwargs,
             tolerance,
             return_alphas,
+            path,
             show_progress,
         )
 
@@ -300,6 +315,7 @@ class LayerRSIGradCam(PathCamAttribution):
         grad_kwargs: dict[str, Any] | None,
         tolerance: float | None,
         return_alphas: bool,
+        path: Path,
         show_progress: bool,
     ) -> Any:
         """What `explain` makes of the integral along each path, put together."""
@@ -317,6 +333,7 @@ class LayerRSIGradCam(PathCamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
+            path,
             show_progress,
         )
         results, places = [], []
