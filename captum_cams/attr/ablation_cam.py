@@ -11,7 +11,7 @@ from tqdm import tqdm
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import check_inputs, check_one_layer
 from captum_cams.attr._cam import CamAttribution, combine, only, precise
-from captum_cams.layer_ablation import outputs_without
+from captum_cams.layer_ablation import counting, outputs_without
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
@@ -112,7 +112,8 @@ class LayerAblationCam(CamAttribution):
         with tqdm(disable=not show_progress, unit="pass") as bar:
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
-                activations = only(evaluator.activations(points, examples))
+                with counting(self.layer) as uses:
+                    activations = only(evaluator.activations(points, examples))
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
                 n, k = present.nonzero(as_tuple=True)
@@ -125,6 +126,7 @@ class LayerAblationCam(CamAttribution):
                     torch.cat([torch.full_like(examples, -1), k]),
                     chunk,
                     attribute_to_layer_input,
+                    len(uses),
                     bar,
                 )
                 outputs = outputs.to(precise(outputs))
