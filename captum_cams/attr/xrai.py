@@ -19,7 +19,7 @@ from captum_cams._checks import (
     check_inputs,
     check_rgb,
 )
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, _alone, chunk_rows
 
 Mode = Literal["full", "fast"]
 MODES = ("full", "fast")
@@ -145,16 +145,17 @@ class Xrai(Attribution):
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
             example = slice(n, n + 1)
-            attributions = sum(
-                gradients.attribute(
-                    pictures[example],
-                    colour[example],
-                    additional_forward_args=torch.tensor([n]),
-                    n_steps=n_steps,
-                    internal_batch_size=chunk,
-                ).detach()
-                for colour in colours
-            )  # (1, C, H, W)
+            with _alone():
+                attributions = sum(
+                    gradients.attribute(
+                        pictures[example],
+                        colour[example],
+                        additional_forward_args=torch.tensor([n]),
+                        n_steps=n_steps,
+                        internal_batch_size=chunk,
+                    ).detach()
+                    for colour in colours
+                )  # (1, C, H, W)
             dark, light = (colour[n] for colour in colours)
             shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
             regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)
