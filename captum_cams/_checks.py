@@ -28,6 +28,15 @@ def check_count(name: str, value: object) -> int:
     return int(value)
 
 
+def check_nodes(n_steps: int, method: str) -> None:
+    """No more nodes of Gauss and Legendre than numpy finds in a moment."""
+    if method == "gausslegendre" and n_steps > 1000:
+        raise ValueError(
+            f"n_steps must be at most 1000 for method 'gausslegendre', got {n_steps}; "
+            "other rules take any number, and fewer nodes meet most tolerances"
+        )
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """One of a few words."""
     if value not in choices:

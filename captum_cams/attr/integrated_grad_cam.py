@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_count
+from captum_cams._checks import check_count, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
     combine,
@@ -141,7 +141,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 reached, or its activations are not finite.
         """
         rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
-        check_count("n_steps", n_steps)
+        check_nodes(check_count("n_steps", n_steps), rule)
         over_intervals = tolerance is not None or rule == "logistic_trapezoid"
         alphas, weights = quadrature(
             "riemann_trapezoid" if over_intervals else rule, n_steps
