@@ -168,7 +168,8 @@ class Rise(PerturbationAttribution):
                 if tolerance is not None:
                     errors = torch.stack([e.error(active) for e in estimates]).amax(0)
                     bar.total -= int((errors <= tolerance).sum()) * (n_masks - used)
-                    active = active[errors > tolerance]
+                    # NaN where squares overflow or vanish
+                    active = active[~(errors <= tolerance)]
         if tolerance is not None and len(active):
             warnings.warn(
                 f"the maps of {len(active)} of {len(ends[0])} examples have not "
@@ -228,7 +229,10 @@ class _Estimate:
         """The standard error as a share of the map's range, (n,), on the CPU."""
         counts = self.counts[examples]  # (n, 1)
         means = self.sums[examples] / counts  # (n, pixels)
-        spreads = (self.squares[examples] / counts - means.square()).relu()
+        squares = self.squares[examples] / counts  # (n, pixels)
+        spreads = (squares - means.square()).relu()
+        # Squares too small for their dtype leave the error unknown.
+        spreads[(squares == 0) & (means != 0)] = torch.nan
         errors = (spreads / (counts - 1).clamp(min=1)).mean(1).sqrt()  # (n,)
         ranges = means.amax(1) - means.amin(1)  # (n,)
         return torch.where(errors == 0, 0, errors / ranges).cpu()
