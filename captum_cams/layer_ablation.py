@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_cams._checks import check_finite
 from captum_cams.layer_eval import TargetOutput, _alone, outputs_in_chunks
 
 
@@ -79,6 +80,8 @@ def outputs_without(
         else:
             handle = layer.register_forward_hook(hook)
         try:
-            return outputs_in_chunks(output, rows, len(examples), chunk)
+            outputs = outputs_in_chunks(output, rows, len(examples), chunk)
         finally:
             handle.remove()
+    check_finite("forward_func's output", outputs, examples)
+    return outputs

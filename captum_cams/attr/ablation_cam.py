@@ -9,7 +9,7 @@ from torch.nn import Module
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_inputs, check_one_layer
+from captum_cams._checks import check_inputs, check_one_layer, check_range
 from captum_cams.attr._cam import CamAttribution, combine, only, precise
 from captum_cams.layer_ablation import counting, outputs_without
 from captum_cams.layer_eval import TargetOutput, chunk_rows
@@ -142,4 +142,4 @@ class LayerAblationCam(CamAttribution):
                         summation=attr_dim_summation,
                     )
                 )
-        return torch.cat(maps)
+        return check_range(torch.cat(maps))

@@ -16,6 +16,7 @@ from captum_cams._checks import (
     check_inputs,
     check_one_layer,
     check_percentile,
+    check_range,
     check_spatial,
 )
 from captum_cams.attr._cam import CamAttribution, gains, only, pool
@@ -176,13 +177,14 @@ class GroupCam(CamAttribution):
                 check_spatial(channels, ends)
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
+                check_range(masks, examples)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
                 alphas = gains(confidence, masks, ends, starts, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
             # Upsampling is linear: the sum of masks needs it once.

@@ -13,11 +13,13 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
     check_count,
+    check_finite,
     check_grid,
     check_inputs,
     check_pictures,
     check_positive,
     check_probability,
+    check_range,
 )
 from captum_cams.attr._cam import precise
 from captum_cams.layer_eval import TargetOutput, chunk_rows, outputs_in_chunks
@@ -178,7 +180,10 @@ class Rise(PerturbationAttribution):
                 "raise n_masks or tolerance",
                 stacklevel=3,  # behind the decorator, to the caller
             )
-        maps = tuple(e.mean().to(x.dtype) for e, x in zip(estimates, ends, strict=True))
+        maps = tuple(
+            check_range(estimate.mean().to(x.dtype))
+            for estimate, x in zip(estimates, ends, strict=True)
+        )
         return maps if isinstance(inputs, tuple) else maps[0]
 
 
@@ -201,7 +206,10 @@ def _scores(
         ), example
 
     rows = len(masks[0]) * len(active)
-    return outputs_in_chunks(output, blends, rows, chunk).view(-1, len(active))
+    outputs = outputs_in_chunks(output, blends, rows, chunk)
+    scores = outputs.view(-1, len(active))  # (B, n)
+    check_finite("forward_func's output", scores.T, active)
+    return scores
 
 
 class _Estimate:

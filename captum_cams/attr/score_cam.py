@@ -14,6 +14,7 @@ from captum_cams._checks import (
     check_fraction,
     check_inputs,
     check_one_layer,
+    check_range,
     check_spatial,
 )
 from captum_cams.attr._cam import CamAttribution, combine, gains, only, precise
@@ -162,7 +163,7 @@ class ScoreCam(CamAttribution):
                         summation=True,
                     )
                 )
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]
 

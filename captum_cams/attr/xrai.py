@@ -16,6 +16,7 @@ from captum_cams._checks import (
     check_black_and_white,
     check_choice,
     check_count,
+    check_finite,
     check_inputs,
     check_rgb,
 )
@@ -139,7 +140,9 @@ class Xrai(Attribution):
         chunk = chunk_rows(ends, internal_batch_size)
 
         def forward(points: Tensor, examples: Tensor) -> Tensor:
-            return output((points,), examples)
+            y = output((points,), examples)
+            check_finite("forward_func's output", y.detach(), examples)
+            return y
 
         gradients: Any = IntegratedGradients(forward)
         maps = []
