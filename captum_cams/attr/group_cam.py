@@ -54,6 +54,14 @@ class GroupCam(CamAttribution):
     Returned maps are not normalised. The number of channels need not be a multiple of
     `groups`: sizes of groups then differ by one.
 
+    Axioms, each of them tested: A map scales with the output, does not depend on how
+    the output is computed from the layer, nor on the scale of feature maps; a channel
+    that the output does not depend on changes no mask, unless
+    ``use_gradients=False``. With one group, and without eq. 3, it is Grad-CAM scaled
+    to [0, 1], times what that gains as a mask. It is neither complete nor linear in
+    the output, gives nothing where the output is flat at the input, and depends on the
+    order of the channels, as neighbours are grouped.
+
     Source: Q. Zhang, L. Rao, Y. Yang, "Group-CAM: Group Score-Weighted Visual
     Explanations for Deep Convolutional Networks", 2021,
     https://arxiv.org/abs/2103.13859
