@@ -28,12 +28,12 @@ def check_count(name: str, value: object) -> int:
     return int(value)
 
 
-def check_nodes(n_steps: int, method: str) -> None:
+def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
     """No more nodes of Gauss and Legendre than numpy finds in a moment."""
     if method == "gausslegendre" and n_steps > 1000:
         raise ValueError(
-            f"n_steps must be at most 1000 for method 'gausslegendre', got {n_steps}; "
-            "other rules take any number, and fewer nodes meet most tolerances"
+            "n_steps must be at most 1000 for the rule of Gauss and Legendre, got "
+            f"{n_steps}; a few tens are enough where the network is smooth"
         )
 
 

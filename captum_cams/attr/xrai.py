@@ -18,6 +18,7 @@ from captum_cams._checks import (
     check_count,
     check_finite,
     check_inputs,
+    check_nodes,
     check_rgb,
 )
 from captum_cams.layer_eval import TargetOutput, _alone, chunk_rows
@@ -131,6 +132,7 @@ class Xrai(Attribution):
         """
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
+        check_nodes(n_steps)  # the rule of Captum's IntegratedGradients
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
         pictures = check_rgb(ends)
