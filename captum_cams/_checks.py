@@ -36,6 +36,15 @@ def check_count(name: str, value: object) -> int:
     return int(value)
 
 
+def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
+    """No more nodes of Gauss and Legendre than numpy finds in a moment."""
+    if method == "gausslegendre" and n_steps > 1000:
+        raise ValueError(
+            "n_steps must be at most 1000 for the rule of Gauss and Legendre, got "
+            f"{n_steps}; a few tens are enough where the network is smooth"
+        )
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """One of a few words."""
     if value not in choices:
@@ -161,7 +170,7 @@ def check_recording() -> None:
 
 
 def check_inputs(inputs: object) -> tuple[Tensor, ...]:
-    """One floating tensor or a tuple of them, with one number of examples; detached."""
+    """Floating tensors, finite, with one number of examples; detached, in a tuple."""
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         given = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
@@ -180,6 +189,8 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     if len({tensor.shape[0] for tensor in tensors}) > 1:
         shapes = ", ".join(_shape(tensor) for tensor in tensors)
         raise ValueError(f"inputs must agree in their first axis, got shapes {shapes}")
+    for tensor in tensors:
+        check_finite("inputs", tensor, remedy="leave that example out or mend it")
     return tuple(tensor.detach() for tensor in tensors)
 
 
@@ -431,18 +442,36 @@ def check_layer_tensors(tensors: Sequence[object]) -> None:
             )
 
 
-def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
+def check_finite(
+    name: str,
+    tensor: Tensor,
+    examples: Tensor | None = None,
+    remedy: str = "look for it in the inputs and in the model's weights",
+) -> None:
     """No NaN and no infinity; `examples` names the example of each row."""
     # The sum is one quick pass; only an odd one is looked at more closely.
     if tensor.flatten().sum(dtype=torch.float32).isfinite():
         return
     broken = ~tensor.reshape(len(tensor), -1).isfinite().all(1)  # (B,)
     if broken.any():
-        example = int(examples[broken.cpu()][0])
+        row = int(broken.nonzero()[0])
+        example = row if examples is None else int(examples[row])
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity for example {example}; look "
-            "for it in the inputs and in the model's weights"
+            f"{name} must be finite, got NaN or infinity for example {example}; "
+            f"{remedy}"
         )
+
+
+def check_range(maps: Tensor, examples: Tensor | None = None) -> Tensor:
+    """Maps of finite numbers, where what they were made of was finite."""
+    check_finite(
+        "maps",
+        maps,
+        examples,
+        f"numbers on the way overflow {maps.dtype}: scale the output or the features "
+        "down, or compute in torch.float64",
+    )
+    return maps
 
 
 def warn(message: str) -> None:

@@ -197,18 +197,6 @@ def test_replicas_of_data_parallel_count_as_the_layer():
         torch.testing.assert_close(maps, expected)
 
 
-def test_inplace_operations_behind_the_layer():
-    plain = network()
-    inplace = network()
-    for model, flag in ((plain, False), (inplace, True)):
-        model.head.insert(0, nn.ReLU(inplace=flag))
-    x = random(2, 2, 6, 6)
-    for method in (*METHODS, GroupCam):
-        torch.testing.assert_close(
-            explain(method, inplace, x), explain(method, plain, x)
-        )
-
-
 class Peak(nn.Module):
     """Notes how many of its own outputs are alive at each pass."""
 

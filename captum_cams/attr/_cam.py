@@ -13,11 +13,13 @@ from captum_cams._captum import BaselineType, TargetType
 from captum_cams._checks import (
     check_baselines,
     check_choice,
+    check_finite,
     check_inputs,
     check_layer,
     check_one_layer,
     check_one_tensor,
     check_path_tolerance,
+    check_range,
     check_transform,
 )
 from captum_cams.layer_eval import (
@@ -137,8 +139,8 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 
     def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Any:
         """As Captum: a tensor, or a tuple where the layer gives several."""
+        layers = evaluator.by_layer([check_range(map_) for map_ in maps])
         evaluator.tell()
-        layers = evaluator.by_layer(maps)
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
 
 
@@ -322,6 +324,7 @@ def gains(
         ), rows
 
     outputs = outputs_in_chunks(confidence, blends, len(n), chunk)
+    check_finite("forward_func's output", outputs, examples[n])
     scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
     scores[n, r] = outputs
     return scores[:, 1:] - scores[:, :1]

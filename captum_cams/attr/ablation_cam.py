@@ -7,9 +7,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_inputs
+from captum_cams._checks import check_inputs, check_range
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, only, precise
-from captum_cams.layer_ablation import outputs_without
+from captum_cams.layer_ablation import counting, outputs_without
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
@@ -104,7 +104,8 @@ class LayerAblationCam(OneLayerCamAttribution):
         with tqdm(disable=not show_progress, unit="pass") as bar:
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
-                activations = only(evaluator.activations(points, examples))
+                with counting(output, self.layer) as uses:
+                    activations = only(evaluator.activations(points, examples))
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
                 n, k = present.nonzero(as_tuple=True)
@@ -117,6 +118,7 @@ class LayerAblationCam(OneLayerCamAttribution):
                     torch.cat([torch.full_like(examples, -1), k]),
                     chunk,
                     attribute_to_layer_input,
+                    len(uses),
                     self.reshape_transform,
                     bar,
                 )
@@ -135,4 +137,4 @@ class LayerAblationCam(OneLayerCamAttribution):
                     )
                 )
         evaluator.tell("the output is the same without any one of the layer's channels")
-        return torch.cat(maps)
+        return check_range(torch.cat(maps))

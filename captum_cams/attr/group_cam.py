@@ -14,6 +14,7 @@ from captum_cams._checks import (
     check_groups,
     check_inputs,
     check_percentile,
+    check_range,
     check_spatial,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
@@ -50,6 +51,14 @@ class GroupCam(OneLayerCamAttribution):
     logits and ``confidence_func=lambda y: y.softmax(1)`` they differ as in the code.
     Returned maps are not normalised. The number of channels need not be a multiple of
     `groups`: sizes of groups then differ by one.
+
+    Axioms, each of them tested: A map scales with the output, does not depend on how
+    the output is computed from the layer, nor on the scale of feature maps; a channel
+    that the output does not depend on changes no mask, unless
+    ``use_gradients=False``. With one group, and without eq. 3, it is Grad-CAM scaled
+    to [0, 1], times what that gains as a mask. It is neither complete nor linear in
+    the output, gives nothing where the output is flat at the input, and depends on the
+    order of the channels, as neighbours are grouped.
 
     Source: Q. Zhang, L. Rao, Y. Yang, "Group-CAM: Group Score-Weighted Visual
     Explanations for Deep Convolutional Networks", 2021,
@@ -166,6 +175,7 @@ class GroupCam(OneLayerCamAttribution):
                 check_spatial(channels, ends)
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
+                check_range(masks, examples)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
@@ -174,7 +184,7 @@ class GroupCam(OneLayerCamAttribution):
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         if use_gradients:
             evaluator.tell()
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
             # Upsampling is linear: the sum of masks needs it once.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_count
+from captum_cams._checks import check_count, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
     combine,
@@ -54,6 +54,16 @@ class LayerIntegratedGradCam(PathCamAttribution):
     approximated by the trapezoid rule; ``method="riemann_right"`` is eq. 6.
     `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
     package's own. Returned maps are not normalised.
+
+    Axioms, each of them tested: A map is linear in the output up to the ReLU, and
+    scales with it; a channel that the output does not depend on gives nothing, and
+    channels that are alike give the same. It depends neither on how the output is
+    computed from the layer nor on how the layer's channels are scaled or mixed. Below
+    a linear head, where the feature maps grow with :math:`\alpha^p`, it is Grad-CAM
+    times Z / (p + 1). It is not complete. A unit that alone changes the output may get
+    nothing, as gradients are summed over the feature map, where they cancel; it gets
+    weight where the output grows with every unit of its channel. ``logistic_trapezoid``
+    is neither linear nor blind to the output's scale.
 
     Source: S. Sattarzadeh, M. Sudhakar, K. N. Plataniotis, J. Jang, Y. Jeong, H. Kim,
     "Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of Deep Convolutional
@@ -158,7 +168,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 reached, or its activations are not finite.
         """
         rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
-        check_count("n_steps", n_steps)
+        check_nodes(check_count("n_steps", n_steps), rule)
         over_intervals = tolerance is not None or rule == "logistic_trapezoid"
         alphas, weights = quadrature(
             "riemann_trapezoid" if over_intervals else rule, n_steps

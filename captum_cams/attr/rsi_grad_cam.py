@@ -77,6 +77,20 @@ class LayerRSIGradCam(PathCamAttribution):
     Unlike Captum's LayerGradCam it rectifies maps by default, as the papers do
     (``relu_attributions=False`` keeps the signs).
 
+    Axioms, each of them tested:
+
+    - The unit integrals are complete in the limit of many steps; a unit that alone
+      changes the output gets all of the change, one that the output does not depend on
+      nothing, units that are alike to the output and in value the same; they are linear
+      in the output, and do not depend on how it is computed from the layer, nor on the
+      scale of a feature map. At a model's input they are its integrated gradients.
+    - A map is linear in the output up to its ReLU, and scales with it. It is not
+      complete; a weight is its channel's, and shows units too on which the output does
+      not depend; and a feature map of twice the scale counts twice.
+    - The weightings ``positive``, ``selected`` and ``positive_gradients`` are not
+      linear, and the last is not complete. ``logistic_trapezoid`` is not linear and
+      knows the scale of the output, as it takes it for a probability.
+
     Source: M. Lucas, M. Lerma, J. Furst, D. Raicu, "RSI-Grad-CAM: Visual Explanations
     from Deep Networks via Riemann-Stieltjes Integrated Gradient-based Localization",
     2022, https://arxiv.org/abs/2205.10900

@@ -12,6 +12,7 @@ from captum_cams._checks import (
     check_baselines,
     check_fraction,
     check_inputs,
+    check_range,
     check_spatial,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
@@ -154,7 +155,7 @@ class ScoreCam(OneLayerCamAttribution):
                         summation=True,
                     )
                 )
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]
 

@@ -16,7 +16,9 @@ from captum_cams._checks import (
     check_black_and_white,
     check_choice,
     check_count,
+    check_finite,
     check_inputs,
+    check_nodes,
     check_recording,
     check_rgb,
 )
@@ -132,6 +134,7 @@ class Xrai(Attribution):
         check_recording()
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
+        check_nodes(n_steps)  # the rule of Captum's IntegratedGradients
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
         pictures = check_rgb(ends)
@@ -141,7 +144,9 @@ class Xrai(Attribution):
         chunk = chunk_rows(ends, internal_batch_size)
 
         def forward(points: Tensor, examples: Tensor) -> Tensor:
-            return output((points,), examples)
+            y = output((points,), examples)
+            check_finite("forward_func's output", y.detach(), examples)
+            return y
 
         gradients: Any = IntegratedGradients(forward)
         maps = []
