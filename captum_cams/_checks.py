@@ -1,11 +1,19 @@
-"""The words of every error: the argument, what was expected, what came, the remedy."""
+"""
+The words of every error: the argument, what was expected, what came, the remedy.
 
-from collections.abc import Collection, Sequence
+And those of the warnings that tell why a map may mislead.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import ScriptModule
 from torch.nn import Module
 
 
@@ -32,6 +40,15 @@ def check_count(name: str, value: object) -> int:
     return int(value)
 
 
+def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
+    """No more nodes of Gauss and Legendre than numpy finds in a moment."""
+    if method == "gausslegendre" and n_steps > 1000:
+        raise ValueError(
+            "n_steps must be at most 1000 for the rule of Gauss and Legendre, got "
+            f"{n_steps}; a few tens are enough where the network is smooth"
+        )
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """One of a few words."""
     if value not in choices:
@@ -52,6 +69,62 @@ def check_path_tolerance(tolerance: float) -> float:
             f"tolerance must be above 0, or be None for equal steps, got {tolerance}"
         )
     return tolerance
+
+
+def check_points(points: object, inputs: Tensor, alphas: Tensor) -> Tensor:
+    """What a path gave: a finite point for each row; detached."""
+    if not isinstance(points, Tensor):
+        raise TypeError(f"path must return a tensor of points, got {_kind(points)}")
+    if (points.shape, points.dtype, points.device) != (
+        inputs.shape,
+        inputs.dtype,
+        inputs.device,
+    ):
+        raise ValueError(
+            f"path must return points like its inputs, {_like(inputs)}, got "
+            f"{_like(points)}"
+        )
+    finite = points.reshape(len(points), -1).isfinite().all(1)  # (B,)
+    if not finite.all():
+        raise ValueError(
+            "path must return finite points, got NaN or infinity at alpha = "
+            f"{alphas[~finite][0].item():.3g}; look for it in the inputs, in the "
+            "baselines and in the path"
+        )
+    return points.detach()
+
+
+def _like(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {_shape(tensor)} on {tensor.device}"
+
+
+def check_path_end(points: Tensor, starts: Tensor, ends: Tensor, alpha: int) -> None:
+    """A path that is at its start, or at its end, up to rounding."""
+    distance = (points - (ends if alpha else starts)).abs().max().item()
+    largest = max(ends.abs().max().item(), starts.abs().max().item())
+    if distance > torch.finfo(ends.dtype).eps ** 0.5 * largest:
+        raise ValueError(
+            "path must lead from the baselines at alpha = 0 to the inputs at alpha = "
+            f"1, but is up to {distance:.3g} off at alpha = {alpha}; pass the "
+            "baselines that belong to it"
+        )
+
+
+def check_parametrisation(f: Callable[[Tensor], Tensor]) -> None:
+    """A function that rises from 0 to 1, as far as some places tell."""
+    values = f(torch.linspace(0, 1, 101, dtype=torch.float64))
+    if not isinstance(values, Tensor) or values.shape != (101,):
+        raise ValueError(
+            "f must give one place for each alpha, a tensor (B,) for one of shape "
+            f"(B,), got {_kind(values)} for 101 of them"
+        )
+    start, end = values[0].item(), values[-1].item()
+    if not (abs(start) < 1e-6 and abs(end - 1) < 1e-6 and (values.diff() >= 0).all()):
+        raise ValueError(
+            "f must rise from f(0) = 0 to f(1) = 1 and never fall, got f(0) = "
+            f"{start:.3g}, f(1) = {end:.3g} and a smallest growth of "
+            f"{values.diff().min():.3g} between 101 equally spaced places"
+        )
 
 
 def check_percentile(name: str, value: float | None) -> None:
@@ -91,8 +164,17 @@ def check_blur(inputs: Tensor, kernel_size: int, sigma: float) -> None:
         )
 
 
+def check_recording() -> None:
+    """A grad mode in which gradients can be had."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are needed, but torch.inference_mode() is on and records none; "
+            "call attribute outside of it, under torch.no_grad() if you like"
+        )
+
+
 def check_inputs(inputs: object) -> tuple[Tensor, ...]:
-    """One floating tensor or a tuple of them, with one number of examples; detached."""
+    """Floating tensors, finite, with one number of examples; detached, in a tuple."""
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         given = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
@@ -111,6 +193,8 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
     if len({tensor.shape[0] for tensor in tensors}) > 1:
         shapes = ", ".join(_shape(tensor) for tensor in tensors)
         raise ValueError(f"inputs must agree in their first axis, got shapes {shapes}")
+    for tensor in tensors:
+        check_finite("inputs", tensor, remedy="leave that example out or mend it")
     return tuple(tensor.detach() for tensor in tensors)
 
 
@@ -232,6 +316,15 @@ def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
     return output
 
 
+def check_model(model: object) -> None:
+    """A module, whose modes can be set."""
+    if not isinstance(model, Module):
+        raise TypeError(
+            "model must be a torch.nn.Module, as it is set to evaluation mode for a "
+            f"while, got {type(model).__name__}"
+        )
+
+
 def check_layer(layer: object) -> None:
     """A module, or a list of modules."""
     modules = layer if isinstance(layer, list) else [layer]
@@ -243,6 +336,13 @@ def check_layer(layer: object) -> None:
             "layer must be a torch.nn.Module of the model, or a list of them, got "
             f"{given}"
         )
+    for module in modules:
+        if isinstance(module, ScriptModule):
+            raise TypeError(
+                "layer must be a module that runs in Python, got one that is traced "
+                f"or scripted ({type(module).__name__}), which takes no hooks; explain "
+                "the model that it was made from"
+            )
 
 
 def check_one_layer(layer: object) -> None:
@@ -264,6 +364,51 @@ def check_one_tensor(tensors: Sequence[Tensor]) -> None:
         )
 
 
+def check_transform(transform: object) -> None:
+    """A function of a tensor, or None."""
+    if transform is not None and not callable(transform):
+        raise TypeError(
+            "reshape_transform must be a function of a tensor, or None, got "
+            f"{_kind(transform)}; captum_cams.reshape holds some"
+        )
+
+
+def check_transformed(maps: object, tensor: Tensor) -> Tensor:
+    """What a transform made of a layer's tensor: feature maps."""
+    if (
+        not isinstance(maps, Tensor)
+        or maps.dim() < 3
+        or not maps.is_floating_point()
+        or maps.numel() == 0
+    ):
+        raise ValueError(
+            "reshape_transform must give feature maps (N, K, *spatial) of a floating "
+            f"dtype, got {_kind(maps)} for the layer's tensor of shape {_shape(tensor)}"
+        )
+    return maps
+
+
+def check_axes(name: str, tensor: Tensor, wanted: str, dims: int | None = None) -> None:
+    """A tensor of so many axes, or of three at least."""
+    if tensor.dim() != dims if dims else tensor.dim() < 3:
+        raise ValueError(
+            f"{name} takes a layer's tensor {wanted}, got shape {_shape(tensor)}; "
+            "choose another layer or reshape_transform"
+        )
+
+
+def check_tokens(tokens: Tensor, prefix_tokens: int, grid: Sequence[int]) -> None:
+    """Tokens that fill a grid behind the first few."""
+    patches = tokens.shape[1] - prefix_tokens
+    if prefix_tokens < 0 or math.prod(grid) != patches or patches == 0:
+        raise ValueError(
+            "vit_tokens needs as many tokens as the grid has places, behind the "
+            f"prefix_tokens, got {tokens.shape[1]} tokens with prefix_tokens = "
+            f"{prefix_tokens} for the grid {tuple(grid)}; give it both with "
+            "functools.partial"
+        )
+
+
 def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
     """A layer with the inputs' spatial axes, at least one."""
     for tensor in inputs:
@@ -271,7 +416,8 @@ def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
             raise ValueError(
                 "layer must give feature maps (N, K, *spatial) with as many spatial "
                 f"axes as the inputs, got shape {_shape(maps)} for inputs of shape "
-                f"{_shape(tensor)}; choose a convolutional layer"
+                f"{_shape(tensor)}; choose a convolutional layer, or give a "
+                "reshape_transform, such as captum_cams.reshape.vit_tokens"
             )
 
 
@@ -300,18 +446,73 @@ def check_layer_tensors(tensors: Sequence[object]) -> None:
             )
 
 
-def check_finite(name: str, tensor: Tensor, examples: Tensor) -> None:
+def check_finite(
+    name: str,
+    tensor: Tensor,
+    examples: Tensor | None = None,
+    remedy: str = "look for it in the inputs and in the model's weights",
+) -> None:
     """No NaN and no infinity; `examples` names the example of each row."""
     # The sum is one quick pass; only an odd one is looked at more closely.
     if tensor.flatten().sum(dtype=torch.float32).isfinite():
         return
     broken = ~tensor.reshape(len(tensor), -1).isfinite().all(1)  # (B,)
     if broken.any():
-        example = int(examples[broken.cpu()][0])
+        row = int(broken.nonzero()[0])
+        example = row if examples is None else int(examples[row])
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity for example {example}; look "
-            "for it in the inputs and in the model's weights"
+            f"{name} must be finite, got NaN or infinity for example {example}; "
+            f"{remedy}"
         )
+
+
+def check_range(maps: Tensor, examples: Tensor | None = None) -> Tensor:
+    """Maps of finite numbers, where what they were made of was finite."""
+    check_finite(
+        "maps",
+        maps,
+        examples,
+        f"numbers on the way overflow {maps.dtype}: scale the output or the features "
+        "down, or compute in torch.float64",
+    )
+    return maps
+
+
+def warn(message: str) -> None:
+    """A warning at the line outside of this package and Captum that called."""
+    frame, level = sys._getframe(1), 2
+    inside = ("captum", "captum_cams", "contextlib")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def warn_of_axes(layer: torch.Size, inputs: Sequence[torch.Size]) -> None:
+    """A layer whose tensor may hold no maps: other spatial axes than the inputs."""
+    given, *shapes = (
+        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (layer, *inputs)
+    )
+    warn(
+        f"layer gives shape {given} for inputs of shape {', '.join(shapes)}: its "
+        "second axis is taken for channels, the others for places; if they are "
+        "not, as with a transformer's tokens, the map is wrong: pass a "
+        "reshape_transform, such as captum_cams.reshape.vit_tokens"
+    )
+
+
+def warn_of_training(modules: Collection[str]) -> None:
+    """Modules that compute something else while a model is trained."""
+    warn(
+        "the model is in training mode, and in it "
+        f"{', '.join(sorted(modules))}: its outputs depend on the batch or on chance, "
+        "and so do the attributions; call model.eval() first"
+    )
+
+
+def warn_of_zeros(examples: Sequence[int], reason: str) -> None:
+    """Examples whose maps are 0 for one reason."""
+    some = ", ".join(map(str, examples[:10])) + ", ..." * (len(examples) > 10)
+    warn(f"the map is 0 for example{'s' * (len(examples) > 1)} {some}: {reason}")
 
 
 def check_any_maps(attributions: object) -> Tensor:
@@ -509,20 +710,54 @@ def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
         )
 
 
-def check_statistics(means: Tensor, stds: Tensor, inputs: Tensor) -> None:
-    """Mean and standard deviation of every channel."""
+def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
+    """A number of all channels, or one for each."""
     if inputs.dim() < 3:
         raise ValueError(
             f"inputs must be pictures (N, C, *spatial), got shape {_shape(inputs)}"
         )
-    for name, values in (("mean", means), ("std", stds)):
-        if values.numel() not in (1, inputs.shape[1]):
-            raise ValueError(
-                f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
-                f"channels, got {values.numel()}"
-            )
-    if not (stds > 0).all():
-        raise ValueError(f"std must be above 0, got {stds.tolist()}")
+    if values.numel() not in (1, inputs.shape[1]):
+        raise ValueError(
+            f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
+            f"channels, got {values.numel()}"
+        )
+
+
+def check_labels(labels: object, inputs: Tensor) -> None:
+    """The class of each input."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of integers, got {given}{_UNMIXED}")
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"labels must be one class for each of {len(inputs)} inputs, (N,), got "
+            f"shape {_shape(labels)}{_UNMIXED}"
+        )
+
+
+_UNMIXED = "; blend before transforms that mix classes, such as MixUp"
+
+
+def check_all_positive(name: str, values: Tensor) -> None:
+    """Numbers above 0."""
+    if not (values > 0).all():
+        raise ValueError(f"{name} must be above 0, got {values.flatten().tolist()}")
+
+
+def check_probabilities(p: Tensor) -> None:
+    """Probabilities of two or more classes, up to rounding in half precision."""
+    if p.dim() != 2 or p.shape[1] < 2:
+        raise ValueError(
+            "forward_func must give the probabilities of two or more classes, (N, C), "
+            f"got shape {_shape(p)}; output_func may reshape them"
+        )
+    sums = p.sum(1)
+    if not ((p >= 0).all() and (sums - 1).abs().max() < 0.02):
+        raise ValueError(
+            "forward_func must give probabilities, numbers of at least 0 whose sum is "
+            f"1, got a least one of {p.min():.3g} and a largest sum of "
+            f"{sums.max():.3g}; pass output_func=lambda y: y.softmax(1) for logits"
+        )
 
 
 def check_pictures(inputs: Sequence[Tensor]) -> int:

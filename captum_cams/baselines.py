@@ -1,11 +1,24 @@
 """Inputs that stand for "nothing to see": what a path or a mask starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from captum_cams._checks import check_blur, check_statistics
+from captum_cams._checks import (
+    check_all_positive,
+    check_baselines,
+    check_blur,
+    check_count,
+    check_inputs,
+    check_per_channel,
+    check_positive,
+    check_probabilities,
+)
+from captum_cams.layer_eval import TargetOutput, chunk_rows, output_and_gradient
+from captum_cams.path import gaussian_blur
 
 
 def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
@@ -13,8 +26,7 @@ def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
     Gaussian blur over all spatial axes, with reflected borders.
 
     The result is that of torchvision's ``gaussian_blur``, for signals and volumes
-    too. The blur is separable: each axis is multiplied once by a matrix that holds
-    kernel and border together.
+    too.
 
     Args:
         inputs (Tensor): (N, C, \*spatial), every spatial side longer than
@@ -37,11 +49,7 @@ def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
         torch.Size([2, 3, 128, 128])
     """
     check_blur(inputs, kernel_size, sigma)
-    result = inputs
-    for axis in range(2, inputs.dim()):
-        blur = _blur_matrix(inputs.shape[axis], kernel_size, sigma).to(inputs)
-        result = (result.movedim(axis, -1) @ blur.T).movedim(-1, axis)
-    return result
+    return gaussian_blur(inputs, kernel_size, torch.tensor(sigma, dtype=torch.float64))
 
 
 def black(
@@ -70,22 +78,213 @@ def black(
         >>> black(inputs, [0.5, 0.4, 0.2], [0.5, 0.2, 0.2])[0, :, 0, 0]
         tensor([-1., -2., -1.])
     """
-    means = torch.as_tensor(mean, dtype=torch.float64).reshape(-1)  # (C,) or (1,)
-    stds = torch.as_tensor(std, dtype=torch.float64).reshape(-1)  # (C,) or (1,)
-    check_statistics(means, stds, inputs)
-    value = (-means / stds).to(inputs)
-    value = value.view(-1, *[1] * (inputs.dim() - 2))  # (C, 1, ...)
-    return value.expand_as(inputs)
+    return constant(inputs, 0.0, mean, std)
 
 
-def _blur_matrix(side: int, kernel_size: int, sigma: float) -> Tensor:
-    """Row i holds the weights of all pixels of an axis in its blurred pixel i."""
-    reach = kernel_size // 2
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
-    pixels = torch.arange(side)
-    sources = (pixels[:, None] + offsets.long()).abs()  # (side, kernel_size)
-    sources = torch.where(sources < side, sources, 2 * (side - 1) - sources)
-    matrix = torch.zeros(side, side, dtype=torch.float64)
-    return matrix.scatter_add_(1, sources, kernel.expand(side, -1))
+def constant(
+    inputs: Tensor,
+    value: float | Sequence[float],
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+) -> Tensor:
+    r"""
+    A picture of one colour.
+
+    Args:
+        inputs (Tensor): (N, C, \*spatial), for shape, dtype and device.
+        value (float or sequence of float): Of all channels, or one for each: in the
+            inputs' own units, or before the normalisation that `mean` and `std` tell.
+        mean (float or sequence of float): Likewise. Default: 0
+        std (float or sequence of float): Likewise, above 0. Default: 1
+
+    Returns:
+        *Tensor* of `inputs`' shape, (value - mean) / std in every pixel.
+
+    Raises:
+        ValueError: If there are neither 1 nor C numbers, or a `std` is not above 0.
+
+    Examples::
+
+        >>> inputs = torch.rand(2, 3, 8, 8)
+        >>> constant(inputs, [1, 0, 0])[0, :, 0, 0]
+        tensor([1., 0., 0.])
+        >>> grey = constant(inputs, 0.5, mean=[0.5, 0.4, 0.2], std=[0.5, 0.2, 0.2])
+        >>> grey[0, :, 0, 0]
+        tensor([0.0000, 0.5000, 1.5000])
+    """
+    values = _per_channel("value", value, inputs)
+    return _normalised(values, mean, std, inputs).expand_as(inputs)
+
+
+def uniform_noise(
+    inputs: Tensor,
+    generator: torch.Generator | None = None,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+) -> Tensor:
+    r"""
+    Noise in which every value from 0 to 1 is as likely as any other.
+
+    Args:
+        inputs (Tensor): (N, C, \*spatial), for shape, dtype and device.
+        generator (torch.Generator, optional): Draws the noise. Default: None, a new
+            one with seed 0, so that it repeats. PyTorch's global generators are left
+            alone either way.
+        mean (float or sequence of float): Of all channels, or one for each, where
+            pictures enter the model as (picture - mean) / std. Default: 0
+        std (float or sequence of float): Likewise, above 0. Default: 1
+
+    Returns:
+        *Tensor* of `inputs`' shape, (noise - mean) / std.
+
+    Raises:
+        ValueError: If there are neither 1 nor C numbers, or a `std` is not above 0.
+
+    Examples::
+
+        >>> noise = uniform_noise(torch.zeros(2, 3, 100, 100))
+        >>> round(noise.mean().item(), 2), bool((noise >= 0).all())
+        (0.5, True)
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = torch.rand(
+        inputs.shape,
+        generator=generator,
+        device=generator.device,
+        dtype=torch.promote_types(inputs.dtype, torch.float32),
+    )
+    return _normalised(noise, mean, std, inputs)
+
+
+def neutral(
+    forward_func: Callable[..., Any],
+    inputs: Tensor,
+    additional_forward_args: object = None,
+    *,
+    black: Tensor | float = 0.0,
+    n_steps: int = 200,
+    lr: float = 0.001,
+    output_func: Callable[[Tensor], Tensor] | None = None,
+    internal_batch_size: int | None = None,
+    show_progress: bool = False,
+) -> Tensor:
+    r"""
+    Nearly black inputs at which the model holds all classes for equally likely.
+
+    A path that starts there shows what speaks for a class, whatever the model thinks
+    of black. Starting at black, RMSprop looks for the input :math:`b` with the least
+
+    .. math::
+        0.99 \, \max_c \Big| p_c(b) - \frac{1}{C} \Big|
+        + 0.01 \, \mathrm{mean} (b - \mathrm{black})^2,
+
+    and of all that it passes the best one is returned, for each example its own. This
+    is the automatic baseline of the authors of RSI-Grad-CAM.
+
+    The model is left as found: no gradients, no changes of its mode or its buffers.
+
+    Args:
+        forward_func (Callable): The model or any function of it, whose output is the
+            probabilities of C classes, (N, C); see `output_func` for logits.
+        inputs (Tensor): Examples, (N, \*shape), of a floating dtype: for shape, dtype
+            and device alone.
+        additional_forward_args (Any, optional): Passed to `forward_func` behind the
+            inputs. Tensors with N rows follow their examples. Where there are none,
+            and black is the same for all examples, one search serves them all.
+        black (Tensor or number): The black input, of the inputs' shape, or with 1 in
+            the first place, or a number. Default: 0. For inputs normalised as
+            (picture - mean) / std it is :func:`black`\ ``(inputs, mean, std)``.
+        n_steps (int): Number of steps. Default: 200
+        lr (float): Size of a step in the inputs' own units: about what a value changes
+            by, at first ten times as much. Default: 0.001, for inputs in [0, 1] or
+            normalised ones; those in [0, 255] need 255 times as much. With steps too
+            large the search leaps over the narrow valley it looks for.
+        output_func (Callable, optional): Applied to `forward_func`'s output to make
+            probabilities of it: ``lambda y: y.softmax(1)`` for logits.
+        internal_batch_size (int, optional): Most inputs that go through the network
+            together, at least 1. Default: None, chosen by device and input size
+        show_progress (bool): Whether a bar counts the steps. Default: False
+
+    Returns:
+        *Tensor* of `inputs`' shape, detached.
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit; if the outputs are no
+            probabilities, or do not depend on the inputs.
+
+    Examples::
+
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> baselines = neutral(model, pictures.images, n_steps=100)
+        >>> bool((model(baselines).detach() - 1 / 8).abs().max() < 0.1)  # black: 0.32
+        True
+        >>> rsi = LayerRSIGradCam(model, model.block5)
+        >>> maps = rsi.attribute(pictures.images, baselines, pictures.labels)
+    """
+    (ends,) = check_inputs((inputs,))
+    (starts,) = check_baselines(black, (ends,))
+    check_count("n_steps", n_steps)
+    check_positive("lr", lr)
+
+    def unevenness(output: Tensor) -> Tensor:
+        p = output if output_func is None else output_func(output)
+        check_probabilities(p)
+        return (p - 1 / p.shape[1]).abs().amax(1)  # (B,)
+
+    y = TargetOutput(
+        forward_func, (ends,), None, additional_forward_args, output_func=unevenness
+    )
+    alike = not y.arguments and bool((starts == starts[:1]).all())
+    rows = torch.arange(1 if alike else len(ends))
+    chunk = chunk_rows((ends,), internal_batch_size)
+    found = []
+    with tqdm(total=len(rows) * n_steps, disable=not show_progress, unit="step") as bar:
+        for examples in torch.split(rows, chunk):
+            found.append(_descend(y, starts[examples], examples, n_steps, lr, bar))
+    return torch.cat(found).expand_as(ends)
+
+
+def _descend(
+    y: TargetOutput, black: Tensor, examples: Tensor, n_steps: int, lr: float, bar: Any
+) -> Tensor:
+    """The best inputs that RMSprop passes on its way from black."""
+    # Small steps would be lost in half precision.
+    here = black.to(torch.promote_types(black.dtype, torch.float32), copy=True)
+    optimizer = torch.optim.RMSprop([here], lr=lr)
+    best, lowest = black.clone(), torch.full((len(black),), torch.inf).to(here)
+    for step in range(n_steps + 1):
+        point = here.to(black.dtype)
+        unevenness, slope = output_and_gradient(y, point, examples)  # (B,), like point
+        distance = here - black
+        loss = 0.99 * unevenness + 0.01 * distance.square().flatten(1).mean(1)  # (B,)
+        better = loss < lowest
+        best[better], lowest[better] = point[better], loss[better].to(lowest)
+        if step < n_steps:
+            here.grad = 0.99 * slope + 0.02 * distance / distance[0].numel()
+            optimizer.step()
+            bar.update(len(examples))
+    return best
+
+
+def _per_channel(name: str, value: float | Sequence[float], inputs: Tensor) -> Tensor:
+    """Numbers of all channels or of each, in double precision, (C or 1, 1, ...)."""
+    values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)  # (C,) or (1,)
+    check_per_channel(name, values, inputs)
+    return values.view(-1, *[1] * (inputs.dim() - 2))  # (C or 1, 1, ...)
+
+
+def _normalised(
+    pictures: Tensor,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    inputs: Tensor,
+) -> Tensor:
+    """Pictures as they enter a model, like `inputs`."""
+    means, stds = (
+        _per_channel(name, value, inputs).to(pictures)
+        for name, value in (("mean", mean), ("std", std))
+    )
+    check_all_positive("std", stds)
+    return ((pictures - means) / stds).to(inputs)

@@ -4,9 +4,12 @@ The only place that runs a model: outputs, activations and gradients at chosen p
 A row is one point of one example; rows are what goes through the network together.
 """
 
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import (
@@ -28,30 +32,44 @@ from captum_cams._checks import (
     check_finite,
     check_layer_tensors,
     check_output,
+    check_recording,
     check_target,
+    check_transformed,
+    warn_of_axes,
+    warn_of_training,
+    warn_of_zeros,
 )
 from captum_cams.path import Path
+
+Transform = Callable[[Tensor], Tensor]
 
 # Hooks sit on the module, not on the thread: two walks at once would mix their tensors.
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone(output: "TargetOutput") -> Iterator[None]:
     """
     One evaluation at a time, which leaves buffers as found.
 
-    Modules in training mode change theirs as they run (BatchNorm's statistics). Which
-    modules `forward_func` runs is seen by a hook on all.
+    Modules in training mode change theirs as they run (BatchNorm's statistics), which
+    brings one warning. Which modules `forward_func` runs is seen by a hook on all.
     """
     found: dict[Module, dict[str, Tensor]] = {}
+    here = threading.get_ident()
 
     def keep(module: Module, _: Any) -> None:
-        if module.training and module not in found:
-            buffers = module.named_buffers(recurse=False)
-            found[module] = {name: buffer.clone() for name, buffer in buffers}
+        if threading.get_ident() != here:  # somebody else's, which may be in training
+            return
+        # The replicas of `DataParallel`, which run in other threads, share its buffers.
+        every = isinstance(module, DataParallel)
+        for part in module.modules() if every else (module,):
+            if part.training and part not in found:
+                buffers = part.named_buffers(recurse=False)
+                found[part] = {name: buffer.clone() for name, buffer in buffers}
 
-    with _ONE_AT_A_TIME:
+    unsteady: set[str] = set()
+    with _ONE_AT_A_TIME, _uncompiled():
         handle = register_module_forward_pre_hook(keep)
         try:
             yield
@@ -59,8 +77,35 @@ def _alone() -> Iterator[None]:
             handle.remove()
             with torch.no_grad():
                 for module, buffers in found.items():
+                    if _is_random(module):
+                        unsteady.add(type(module).__name__)
                     for name, buffer in buffers.items():
-                        module.get_buffer(name).copy_(buffer)
+                        now = module.get_buffer(name)
+                        if not torch.equal(now, buffer):
+                            unsteady.add(type(module).__name__)
+                            now.copy_(buffer)
+    output.tell_of_training(unsteady)
+
+
+def _is_random(module: Module) -> bool:
+    """Whether a module draws random numbers in training mode, judged by its name."""
+    names = ("Dropout", "StochasticDepth", "DropPath", "RReLU")
+    named = any(name in type(module).__name__ for name in names)
+    within: Any = getattr(module, "dropout", 0)  # of attention and recurrent modules
+    return (named and getattr(module, "p", None) != 0) or (
+        isinstance(within, float) and within > 0
+    )
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled models run in Python: their code takes no hooks once it has run."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.compile.* when there are global")
+        yield
 
 
 class Evaluation(NamedTuple):
@@ -110,7 +155,11 @@ class TargetOutput:
         additional_forward_args: object = None,
         output_func: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if isinstance(forward_func, DistributedDataParallel):
+            # It would wait for all processes, and count the passes as training.
+            forward_func = forward_func.module
         self.forward_func = forward_func
+        self.shapes = [x.shape for x in inputs]
         self.num_examples = inputs[0].shape[0]
         self.target = check_target(target, self.num_examples)
         self.output_func = output_func
@@ -119,6 +168,19 @@ class TargetOutput:
             if isinstance(additional_forward_args, tuple)
             else (() if additional_forward_args is None else (additional_forward_args,))
         )
+        self.told: set[str] = set()  # modules that have been warned of
+
+    def through(self, output_func: Callable[[Tensor], Tensor] | None) -> "TargetOutput":
+        """The same output with another function between; both warn but once."""
+        other = copy(self)
+        other.output_func = output_func
+        return other
+
+    def tell_of_training(self, modules: set[str]) -> None:
+        """Warn, once, of modules in training mode."""
+        if modules and not self.told:
+            self.told.update(modules)
+            warn_of_training(modules)
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Tensor:
         """Values of y, (B,), at `points`, whose rows belong to `examples`, (B,)."""
@@ -156,6 +218,8 @@ class LayerEvaluator:
         device_ids (list of int, optional): As in Captum, for `DataParallel`.
         attribute_to_layer_input (bool): Whether A is a layer's input or its output.
         grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+        reshape_transform (Callable, optional): Linear; applied to each tensor of A and
+            of dy/dA.
     """
 
     def __init__(
@@ -165,18 +229,21 @@ class LayerEvaluator:
         device_ids: list[int] | None = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        reshape_transform: Transform | None = None,
     ) -> None:
         self.output = output
         self.layers = layer if isinstance(layer, list) else [layer]
         self.device_ids = device_ids
         self.attribute_to_layer_input = attribute_to_layer_input
         self.grad_kwargs = grad_kwargs
+        self.reshape_transform = reshape_transform
         self.sizes: list[int] = []
+        self.shapes: list[torch.Size] = []
+        self.silent = torch.ones(output.num_examples, dtype=torch.bool)
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError(_INFERENCE)
+        check_recording()
         outputs: list[Tensor] = []
 
         def forward(*points: Tensor) -> Tensor:
@@ -192,7 +259,7 @@ class LayerEvaluator:
             outputs.append(output.detach())
             return output
 
-        with _alone(), _Hooks(self, record=True) as reached:
+        with alone(self.output), _Hooks(self, record=True) as reached:
             try:
                 gradients, activations = compute_layer_gradients_and_eval(
                     forward,
@@ -211,6 +278,9 @@ class LayerEvaluator:
         slopes = self._flat(gradients)
         for gradient in slopes:
             check_finite("the output's gradients", gradient, examples)
+        if self.silent[examples].any():
+            for gradient in slopes:
+                self.hear(examples, (gradient != 0).flatten(1).any(1))
         return Evaluation(layer, slopes, outputs[0])
 
     def activations(
@@ -224,7 +294,7 @@ class LayerEvaluator:
                 raise ValueError(_UNREACHED)
             return output
 
-        with _alone(), _Hooks(self, record=False) as reached:
+        with alone(self.output), _Hooks(self, record=False) as reached:
             activations = forward_layer(
                 forward,
                 points,
@@ -233,6 +303,20 @@ class LayerEvaluator:
                 attribute_to_layer_input=self.attribute_to_layer_input,
             )
         return self._flat(activations, examples)
+
+    def hear(self, examples: Tensor, moved: Tensor) -> None:
+        """Note for which examples, (B,), the layer moved the output, (B,)."""
+        self.silent[examples[moved.cpu()]] = False
+
+    def tell(self, silence: str | None = None) -> None:
+        """Warn, once all is done, of what makes maps wrong or 0."""
+        axes = {len(shape) for shape in self.output.shapes if len(shape) > 2}
+        odd = [s for s in self.shapes if axes and len(s) > 2 and len(s) not in axes]
+        if odd and self.reshape_transform is None:
+            warn_of_axes(odd[0], self.output.shapes)
+        if self.silent.any():
+            examples = self.silent.nonzero().flatten().tolist()
+            warn_of_zeros(examples, silence or _SILENT)
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
@@ -243,7 +327,10 @@ class LayerEvaluator:
         self, layers: list[tuple[Tensor, ...]], examples: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         self.sizes = [len(layer) for layer in layers]
-        tensors = tuple(tensor.detach() for layer in layers for tensor in layer)
+        tensors = tuple(
+            self._transformed(tensor.detach()) for layer in layers for tensor in layer
+        )
+        self.shapes = [tensor.shape for tensor in tensors]
         if examples is not None:
             for tensor in tensors:
                 if tensor.shape[0] != len(examples):
@@ -253,6 +340,11 @@ class LayerEvaluator:
                     )
                 check_finite("the layer's activations", tensor, examples)
         return tensors
+
+    def _transformed(self, tensor: Tensor) -> Tensor:
+        if self.reshape_transform is None:
+            return tensor
+        return check_transformed(self.reshape_transform(tensor), tensor)
 
     @property
     def _gathers_elsewhere(self) -> bool:
@@ -266,18 +358,22 @@ class LayerEvaluator:
         return getattr(self.output.forward_func, "device_ids", None)
 
 
-_INFERENCE = (
-    "gradients are needed, but torch.inference_mode() is on and records none; call "
-    "attribute outside of it, under torch.no_grad() if you like"
-)
 _UNREACHED = (
     "layer must be used by forward_func, but the forward pass did not reach it; pass a "
-    "module of this very model (for a torch.compile'd model, one of the original)"
+    "module of this very model, which must be neither traced nor exported"
 )
 _INDEPENDENT = (
     "forward_func's target output must depend on every tensor of the layer by "
     "operations that autograd records, but it does not; choose a layer on the way to "
     "the output, or pass grad_kwargs={'materialize_grads': True} for zero gradients"
+)
+_SILENT = (
+    "the output's gradients at the layer are all 0 (the output is saturated, units are "
+    "dead, or it does not depend on this part of the layer)"
+)
+_BLIND = (
+    "forward_func's output must depend on the inputs by operations that autograd "
+    "records, but it does not; call the model without torch.no_grad() or .detach()"
 )
 
 
@@ -347,13 +443,31 @@ def outputs_in_chunks(
     Returns:
         *Tensor*, (num_rows,).
     """
-    with _alone(), torch.no_grad():
+    with alone(output), torch.no_grad():
         return torch.cat(
             [
                 output(*rows(start, min(start + chunk, num_rows)))
                 for start in range(0, num_rows, chunk)
             ]
         )
+
+
+def output_and_gradient(
+    output: TargetOutput, points: Tensor, examples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
+    check_recording()
+    with alone(output), torch.enable_grad():
+        points = points.detach().requires_grad_()
+        y = output((points,), examples)
+        gradient = None
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
+    if gradient is None:
+        raise ValueError(_BLIND)
+    check_finite("forward_func's output", y, examples)
+    check_finite("the output's gradients", gradient, examples)
+    return y.detach(), gradient
 
 
 class Walk(NamedTuple):

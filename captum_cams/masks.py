@@ -105,7 +105,7 @@ def blend(inputs: Tensor, baselines: Tensor, masks: Tensor) -> Tensor:
     Returns:
         *Tensor* of `inputs`' shape.
     """
-    return inputs * masks + baselines * (1 - masks)
+    return torch.lerp(baselines, inputs, masks)
 
 
 def descending_places(masks: Tensor) -> Tensor:

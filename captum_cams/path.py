@@ -1,4 +1,10 @@
-"""Paths from a baseline to an input, and quadrature rules along them."""
+r"""
+Paths from a baseline to an input, and quadrature rules along them.
+
+A path is a function of inputs and baselines, (B, \*shape), and of a place alpha in
+[0, 1] for each row, (B,). It gives the rows' points, (B, \*shape): the baselines at 0,
+the inputs at 1. Where the inputs are a tuple, it is called for each tensor.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,6 +12,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+
+from captum_cams._checks import (
+    check_blur,
+    check_parametrisation,
+    check_path_end,
+    check_points,
+)
 
 Rule = Literal[
     "riemann_trapezoid",
@@ -61,6 +74,169 @@ def straight_line(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
     """
     weights = alphas.view(-1, *[1] * (inputs.dim() - 1))  # (B, 1, ...)
     return torch.lerp(baselines, inputs, weights)
+
+
+def reparametrized(f: Callable[[Tensor], Tensor], path: Path = straight_line) -> Path:
+    r"""
+    A path walked at another speed (Integrated Grad-CAM, eq. 2).
+
+    .. math::
+        \gamma(\alpha) = x' + f(\alpha) (x - x'), \qquad f(0) = 0, \quad f(1) = 1
+
+    on the straight line, :math:`f` being monotone. RSI-Grad-CAM's integral is that of
+    the path itself: `f` only moves its points, and with them the error of a sum.
+    Integrated Grad-CAM's is an integral over :math:`\alpha`: `f` weighs the maps along
+    the path by the time spent there, and gives another map.
+
+    Args:
+        f (Callable): Gives, for alphas (B,), places on `path` in [0, 1], (B,).
+        path (Callable): The path that is walked. Default: the straight line
+
+    Returns:
+        *Callable*, a path.
+
+    Raises:
+        ValueError: If `f` does not rise from 0 to 1.
+
+    Examples::
+
+        >>> slow_start = reparametrized(torch.square)
+        >>> ends, starts = torch.full((3, 1), 8.0), torch.zeros(3, 1)
+        >>> slow_start(ends, starts, torch.tensor([0.0, 0.5, 1.0])).flatten()
+        tensor([0., 2., 8.])
+        >>> from captum_cams import LayerIntegratedGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> igc = LayerIntegratedGradCam(model, model.block4)
+        >>> maps = igc.attribute(
+        ...     pictures.images, target=pictures.labels, n_steps=8, path=slow_start
+        ... )
+    """
+    check_parametrisation(f)
+
+    def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
+        return path(inputs, baselines, f(alphas))
+
+    return points
+
+
+def blur_path(kernel_size: int = 51, sigma: float = 50.0) -> Path:
+    r"""
+    From the blurred input to the input, ever sharper: its Gaussian scale space.
+
+    The point at :math:`\alpha` is the input under a Gaussian blur of standard
+    deviation :math:`(1 - \alpha) \sigma`, as in Blur Integrated Gradients. No new
+    colours or edges come up on the way. The baselines that belong to it are
+    ``captum_cams.baselines.blurred(inputs, kernel_size, sigma)``; others are refused.
+
+    Source: S. Xu, S. Venugopalan, M. Sundararajan, "Attribution in Scale and Space",
+    CVPR 2020, https://arxiv.org/abs/2004.03383. There the kernel is not cut off; for
+    `kernel_size` well above 6 `sigma` it makes no difference.
+
+    Args:
+        kernel_size (int): Number of taps, odd, no matter how large the blur. Every
+            spatial side is longer than half of it. Default: 51 (Group-CAM)
+        sigma (float): Standard deviation at the baseline, in pixels, above 0.
+            Default: 50 (Group-CAM). With 51 taps a blur of 10 is almost as strong:
+            the path does most of its way at its end.
+
+    Returns:
+        *Callable*, a path for inputs (B, C, \*spatial).
+
+    Examples::
+
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.baselines import blurred
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> rsi = LayerRSIGradCam(model, model.block5)
+        >>> maps = rsi.attribute(
+        ...     pictures.images,
+        ...     blurred(pictures.images, 51, 10),
+        ...     target=pictures.labels,
+        ...     n_steps=8,
+        ...     path=blur_path(51, 10),
+        ... )
+    """
+
+    def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
+        check_blur(inputs, kernel_size, sigma)
+        return gaussian_blur(inputs, kernel_size, (1 - alphas.cpu().double()) * sigma)
+
+    return points
+
+
+def gaussian_blur(inputs: Tensor, kernel_size: int, sigmas: Tensor) -> Tensor:
+    r"""
+    Gaussian blur over all spatial axes, with reflected borders.
+
+    The blur is separable: each axis is multiplied once by a matrix that holds kernel
+    and border together.
+
+    Args:
+        inputs (Tensor): (B, C, \*spatial).
+        kernel_size (int): Number of taps, odd.
+        sigmas (Tensor): Standard deviation in pixels, of all rows, (), or of each,
+            (B,), in double precision on the CPU; 0 blurs nothing.
+
+    Returns:
+        *Tensor* of `inputs`' shape.
+    """
+    result = inputs
+    for axis in range(2, inputs.dim()):
+        blur = _blur_matrices(inputs.shape[axis], kernel_size, sigmas).to(inputs)
+        lines = result.movedim(axis, -1)  # (B, C, ..., side)
+        blurred = (lines.flatten(1, -2) @ blur.mT).view_as(lines)
+        result = blurred.movedim(-1, axis)
+    return result
+
+
+def _blur_matrices(side: int, kernel_size: int, sigmas: Tensor) -> Tensor:
+    """Row i of a matrix holds the weights of an axis' pixels in its blurred pixel i."""
+    reach = kernel_size // 2
+    offsets = torch.arange(-reach, reach + 1).to(sigmas)  # (kernel_size,)
+    scaled = offsets / sigmas.clamp(min=1e-9).unsqueeze(-1)
+    kernels = torch.exp(-0.5 * scaled**2).unsqueeze(-2)  # (..., 1, kernel_size)
+    kernels = kernels / kernels.sum(-1, keepdim=True)
+    pixels = torch.arange(side)
+    sources = (pixels[:, None] + offsets.long()).abs()  # (side, kernel_size)
+    sources = torch.where(sources < side, sources, 2 * (side - 1) - sources)
+    shape = (*sigmas.shape, side)
+    matrices = kernels.new_zeros(*shape, side)  # (..., side, side)
+    index, weights = (part.expand(*shape, kernel_size) for part in (sources, kernels))
+    return matrices.scatter_add_(-1, index, weights)
+
+
+def checked(
+    path: Path, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], chunk: int
+) -> Path:
+    """
+    A path whose points are checked: now at both ends, later wherever they are made.
+
+    Args:
+        path (Callable): The path.
+        inputs (tuple of Tensor): Where it must end.
+        baselines (tuple of Tensor): Where it must start.
+        chunk (int): Rows whose points are made together.
+
+    Returns:
+        *Callable*, a path that records no graph.
+
+    Raises:
+        ValueError, TypeError: If the path misses an end, or a point is no point.
+    """
+
+    @torch.no_grad()
+    def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
+        return check_points(path(inputs, baselines, alphas), inputs, alphas)
+
+    for end, start in zip(inputs, baselines, strict=True):
+        for rows in torch.split(torch.arange(len(end)), chunk):
+            for alpha in (0, 1):
+                alphas = end.new_full((len(rows),), alpha)
+                point = points(end[rows], start[rows], alphas)
+                check_path_end(point, start[rows], end[rows], alpha)
+    return points
 
 
 def quadrature(method: Rule, n_steps: int) -> tuple[list[float], list[float]]:

@@ -1,5 +1,5 @@
 """
-Maps laid over their pictures.
+Maps laid over their pictures, and curves of what they hide and show.
 
 Figures are returned, never shown or saved, and leave pyplot's state alone.
 """
@@ -34,6 +34,10 @@ class _Scale(NamedTuple):
 _POSITIVE = _Scale("viridis", 0, "share of the map's maximum")
 _SIGNED = _Scale("RdBu_r", -1, "share of the map's largest magnitude")
 _OPACITY = 0.6
+# Okabe and Ito's colours without the yellow, which is lost on white. Seven colours
+# and four strokes: neighbours differ in both, also in black and white.
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STROKES = ("solid", "dashed", "dashdot", "dotted")
 
 
 def overlay(
@@ -151,6 +155,129 @@ def panel(
     for scale in dict.fromkeys(scales.values()):
         _colour_bar(figure, cells, scale)
     return figure
+
+
+def curves(
+    deletion: Mapping[str, Tensor] | None = None,
+    insertion: Mapping[str, Tensor] | None = None,
+) -> Figure:
+    """
+    Deletion and insertion curves of several methods, side by side.
+
+    Each line is the mean over the examples. The legend tells the area under it, the
+    mean of ``metrics.deletion_auc`` or ``metrics.insertion_auc``. Examples whose curve
+    is not finite are left out, and the legend tells how many; nothing is drawn of a
+    method that has no other. A method has one colour and one kind of stroke wherever
+    it is named.
+
+    Args:
+        deletion (mapping of str to Tensor, optional): Name of each method and its
+            curves, (N, n_steps + 1), as ``metrics.deletion_curve`` gives them; methods
+            may differ in their numbers of examples and of steps.
+        insertion (mapping of str to Tensor, optional): Likewise, as
+            ``metrics.insertion_curve`` gives them. One of both is needed.
+
+    Returns:
+        *Figure* of matplotlib, to be shown or saved by the caller.
+
+    Raises:
+        ValueError: If an argument does not fit.
+
+    Examples::
+
+        >>> from captum_cams import GroupCam, LayerRSIGradCam, metrics
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, (images, labels, *_) = shapes_model(), shape_pictures(2)
+        >>> maps = {
+        ...     "RSI-Grad-CAM": LayerRSIGradCam(model, model.block5).attribute(
+        ...         images, target=labels, n_steps=8
+        ...     ),
+        ...     "Group-CAM": GroupCam(model, model.block5).attribute(
+        ...         images, target=labels
+        ...     ),
+        ... }
+        >>> deletion = {
+        ...     name: metrics.deletion_curve(
+        ...         model, images, values, target=labels, n_steps=10
+        ...     )
+        ...     for name, values in maps.items()
+        ... }
+        >>> figure = curves(deletion)
+    """
+    panels = [
+        ("Deletion (lower is better)", "share of pixels removed", "deletion", deletion),
+        (
+            "Insertion (higher is better)",
+            "share of pixels shown",
+            "insertion",
+            insertion,
+        ),
+    ]
+    panels = [panel for panel in panels if panel[3]]
+    if not panels:
+        raise ValueError(
+            "deletion or insertion must name a method and its curves, got neither"
+        )
+    names = list(dict.fromkeys(name for *_, lines in panels for name in lines or {}))
+    size = (3.8 * len(panels), 3.4 + 0.17 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, (title, share, argument, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        for name, values in (lines or {}).items():
+            place = names.index(name)
+            _draw_curve(
+                axes,
+                name,
+                _check_curves(f"{argument}[{name!r}]", values),
+                color=_LINES[place % len(_LINES)],
+                linestyle=_STROKES[place % len(_STROKES)],
+            )
+        axes.set_title(title, fontsize=_FONT + 1)
+        axes.set_xlabel(share, fontsize=_FONT)
+        axes.set_ylabel("mean output", fontsize=_FONT)
+        axes.set_xlim(0, 1)
+        axes.tick_params(labelsize=_FONT)
+        axes.spines[["top", "right"]].set_visible(False)
+        legend = axes.legend(
+            title="area under the curve",
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.18),  # below, where it hides no line
+            frameon=False,
+            handlelength=3,
+            fontsize=_FONT,
+            title_fontsize=_FONT,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def _check_curves(name: str, values: Tensor) -> Tensor:
+    """Curves on the CPU in double precision, (N, n_steps + 1)."""
+    if values.dim() != 2 or len(values) == 0 or values.shape[1] < 2:
+        raise ValueError(
+            f"{name} must hold a curve for each example, (N, n_steps + 1), got shape "
+            f"{tuple(values.shape)}"
+        )
+    return values.detach().to("cpu", torch.float64)
+
+
+def _draw_curve(axes: Axes, name: str, values: Tensor, **stroke: Any) -> None:
+    finite = values.isfinite().all(1)  # (N,)
+    broken = int((~finite).sum())
+    if broken == len(values):
+        axes.plot([], [], label=f"{name}: not finite", **stroke)
+        return
+    mean = values[finite].mean(0)  # (n_steps + 1,)
+    area = torch.trapezoid(mean, dx=1 / (len(mean) - 1))
+    note = f" ({broken} of {len(values)} not finite)" if broken else ""
+    axes.plot(
+        torch.linspace(0, 1, len(mean)).numpy(),
+        mean.numpy(),
+        label=f"{name}: {area:.3f}{note}",
+        **stroke,
+    )
 
 
 def _check_images(images: Tensor) -> Tensor:

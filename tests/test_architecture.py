@@ -9,11 +9,11 @@ ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
     ["_captum", "_checks"],
-    ["path", "masks", "baselines", "refine", "reshape", "examples"],
+    ["path", "masks", "refine", "reshape", "examples"],
     ["layer_eval"],
-    ["attr._cam", "metrics._metric", "layer_ablation"],
-    ["attr", "metrics", "visualization", "augmentation"],
-    [],
+    ["attr._cam", "metrics._metric", "layer_ablation", "baselines"],
+    ["attr", "metrics", "visualization"],
+    ["augmentation"],
     ["__init__"],
     ["evaluation"],
     ["cli"],

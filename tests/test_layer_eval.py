@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -198,18 +197,6 @@ def test_replicas_of_data_parallel_count_as_the_layer():
         torch.testing.assert_close(maps, expected)
 
 
-def test_inplace_operations_behind_the_layer():
-    plain = network()
-    inplace = network()
-    for model, flag in ((plain, False), (inplace, True)):
-        model.head.insert(0, nn.ReLU(inplace=flag))
-    x = random(2, 2, 6, 6)
-    for method in (*METHODS, GroupCam):
-        torch.testing.assert_close(
-            explain(method, inplace, x), explain(method, plain, x)
-        )
-
-
 class Peak(nn.Module):
     """Notes how many of its own outputs are alive at each pass."""
 
@@ -354,7 +341,12 @@ def test_statistics_of_a_model_in_training_mode_stay(method, fails):
         model.head.append(Function(lambda y: y.no_such_name))
     model.train()
     before = [buffer.clone() for buffer in norm.buffers()]
-    with pytest.raises(AttributeError) if fails else nullcontext():
+    expected = (
+        pytest.raises(AttributeError)
+        if fails
+        else pytest.warns(match="the model is in training mode, and in it BatchNorm2d")
+    )
+    with expected:
         explain(method, model, random(3, 2, 6, 6))
     assert all(map(torch.equal, norm.buffers(), before))
     assert model.training

@@ -252,7 +252,7 @@ def test_maps_keep_their_shape():
         randomization_check(explain, network(), X, TARGET)
 
 
-HELPERS = {"BoxOverlap", "PointingAccuracy", "normalize"}
+HELPERS = {"BoxOverlap", "PointingAccuracy", "explanation_func", "normalize"}
 
 
 @pytest.mark.parametrize("name", sorted(set(metrics.__all__) - HELPERS))

@@ -209,31 +209,6 @@ def test_layer_that_gives_a_tuple():
     assert [m.shape for m in maps] == [(2, 1, 4), (2, 1, 4)]
 
 
-def test_layer_input_is_the_output_of_the_layer_before():
-    model, x = network(), random(2, 2, 6, 6)
-    for method in (LayerRSIGradCam, LayerIntegratedGradCam):
-        behind = method(model, model.layer[1]).attribute(
-            x, target=0, n_steps=3, attribute_to_layer_input=True
-        )
-        before = method(model, model.layer[0]).attribute(x, target=0, n_steps=3)
-        torch.testing.assert_close(behind, before)
-
-
-def test_list_of_layers_is_the_same_as_one_by_one():
-    model, x = network(), random(3, 2, 6, 6)
-    layers = [model.layer[0], model.head[1]]
-    for method in (LayerRSIGradCam, LayerIntegratedGradCam):
-        together = method(model, layers).attribute(x, target=0, n_steps=3)
-        assert isinstance(together, list)
-        for layer, maps in zip(layers, together, strict=True):
-            alone = method(model, layer).attribute(x, target=0, n_steps=3)
-            torch.testing.assert_close(maps, alone)
-    _, deltas = LayerRSIGradCam(model, layers).attribute(
-        x, target=0, n_steps=50, return_convergence_delta=True
-    )
-    assert [delta.shape for delta in deltas] == [(3,), (3,)]
-
-
 def test_half_precision_sums_are_single():
     """Ten thousand steps of 1e-4 vanish in bfloat16, unless they are summed higher."""
     model = TwoPart(nn.Identity(), Function(lambda A: A.mean((2, 3)).sum(1)))

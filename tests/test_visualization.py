@@ -6,7 +6,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from captum_cams.masks import upsample
-from captum_cams.visualization import overlay, panel
+from captum_cams.visualization import curves, overlay, panel
 
 N, H, W = 2, 24, 32
 
@@ -133,3 +133,56 @@ def test_what_does_not_fit_is_named(images, change, message):
     fitting = {"images": images, "attributions": {"a": torch.rand(N, 3, 4)}}
     with pytest.raises(ValueError, match=message):
         panel(**{**fitting, **change})
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_curve_is_the_mean_and_its_area_stands_in_the_legend():
+    falling = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.1, 0.2]])
+    figure = curves({"cam": falling, "random": torch.full((1, 5), 0.25)})
+    (axes,) = figure.axes
+    cam, random = axes.get_lines()
+    assert cam.get_xdata().tolist() == [0, 0.5, 1]
+    assert cam.get_ydata().tolist() == pytest.approx([1, 0.3, 0.1])
+    assert random.get_xdata().tolist() == [0, 0.25, 0.5, 0.75, 1]
+    # (1 + 0.3) / 4 + (0.3 + 0.1) / 4
+    assert labels(axes) == ["cam: 0.425", "random: 0.250"]
+
+
+def test_deletion_and_insertion_share_a_methods_line():
+    a, b = torch.rand(3, 4), torch.rand(3, 4)
+    figure = curves({"a": a, "b": b}, {"b": b, r"$\frac": a})
+    left, right = figure.axes
+    assert "removed" in left.get_xlabel()
+    assert "shown" in right.get_xlabel()
+    assert left.get_lines()[1].get_color() == right.get_lines()[0].get_color()
+    strokes = {
+        (line.get_color(), line.get_linestyle())
+        for line in (*left.get_lines(), *right.get_lines())
+    }
+    assert len(strokes) == 3
+    figure.savefig(io.BytesIO(), format="png")
+    assert len(curves(insertion={"a": a}).axes) == 1
+
+
+def test_curves_that_are_not_finite_are_left_out_with_a_note():
+    values = torch.tensor([[1.0, 0.0], [torch.nan, 0.0]])
+    (axes,) = curves({"cam": values, "none": values[1:]}).axes
+    assert labels(axes) == ["cam: 0.500 (1 of 2 not finite)", "none: not finite"]
+    assert axes.get_lines()[0].get_ydata().tolist() == [1, 0]
+    assert len(axes.get_lines()[1].get_xdata()) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "deletion or insertion must name a method and its curves, got neither"),
+        ({"deletion": {"a": torch.rand(3)}}, r"deletion\['a'\] must hold a curve"),
+        ({"insertion": {"a": torch.rand(2, 1)}}, r"got shape \(2, 1\)"),
+    ],
+)
+def test_what_are_no_curves_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        curves(**arguments)

@@ -13,15 +13,20 @@ from captum_cams._captum import BaselineType, TargetType
 from captum_cams._checks import (
     check_baselines,
     check_choice,
+    check_finite,
     check_inputs,
     check_layer,
+    check_one_layer,
     check_one_tensor,
     check_path_tolerance,
+    check_range,
+    check_transform,
 )
 from captum_cams.layer_eval import (
     Evaluation,
     LayerEvaluator,
     TargetOutput,
+    Transform,
     Walk,
     along,
     chunk_rows,
@@ -29,7 +34,13 @@ from captum_cams.layer_eval import (
     walks,
 )
 from captum_cams.masks import blend, spatial_axes, upsample
-from captum_cams.path import IntervalRule, interval_weights, straight_line
+from captum_cams.path import (
+    IntervalRule,
+    Path,
+    checked,
+    interval_weights,
+    straight_line,
+)
 from captum_cams.refine import Interval, refine
 
 
@@ -71,15 +82,21 @@ def combine(weights: Tensor, maps: Tensor, *, relu: bool, summation: bool) -> Te
 
 
 class CamAttribution(LayerAttribution, GradientAttribution):
-    """
+    r"""
     Base of the class activation maps: a model, and a layer inside it.
 
     Args:
         forward_func (Callable): The forward function of the model or any
             modification of it.
-        layer (torch.nn.Module): The layer whose activations are mapped.
+        layer (torch.nn.Module or list of torch.nn.Module): The layer whose
+            activations are mapped, or several.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns each tensor of a layer that does
+            not give feature maps, such as a transformer's tokens, into maps
+            (N, K, \*spatial); gradients go the same way, so it must select and
+            rearrange alone. :mod:`captum_cams.reshape` holds some. Default: None, as
+            the layer gives them
     """
 
     forward_func: Callable[..., Any]
@@ -90,11 +107,15 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         forward_func: Callable[..., Any],
         layer: Module | list[Module],
         device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Transform | None = None,
     ) -> None:
         check_layer(layer)
+        check_transform(reshape_transform)
         module: Any = layer  # Captum's type variable knows no union
         LayerAttribution.__init__(self, forward_func, module, device_ids)
         GradientAttribution.__init__(self, forward_func)
+        self.reshape_transform = reshape_transform
 
     def _evaluator(
         self,
@@ -109,6 +130,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             self.device_ids,
             attribute_to_layer_input,
             grad_kwargs,
+            self.reshape_transform,
         )
 
     def _format(self, values: Sequence[Any]) -> Any:
@@ -117,8 +139,26 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 
     def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Any:
         """As Captum: a tensor, or a tuple where the layer gives several."""
-        layers = evaluator.by_layer(maps)
+        layers = evaluator.by_layer([check_range(map_) for map_ in maps])
+        evaluator.tell()
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
+
+
+class OneLayerCamAttribution(CamAttribution):
+    """Base of the methods that take no list of layers."""
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Transform | None = None,
+    ) -> None:
+        check_one_layer(layer)
+        super().__init__(
+            forward_func, layer, device_ids, reshape_transform=reshape_transform
+        )
 
 
 class PathCamAttribution(CamAttribution):
@@ -137,6 +177,7 @@ class PathCamAttribution(CamAttribution):
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
         tolerance: float | None,
+        path: Path,
         show_progress: bool,
     ) -> tuple[LayerEvaluator, Iterator[Walk]]:
         """The layer along the path: at `alphas`, or where a tolerance asks for it."""
@@ -147,8 +188,10 @@ class PathCamAttribution(CamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
         )
-        evaluate = along(evaluator, straight_line, ends, starts)
         chunk, num_examples = chunk_rows(ends, internal_batch_size), len(ends[0])
+        if path is not straight_line:
+            path = checked(path, ends, starts, chunk)
+        evaluate = along(evaluator, path, ends, starts)
         if tolerance is None:
             return evaluator, walks(
                 evaluate, num_examples, alphas, chunk, show_progress
@@ -281,6 +324,7 @@ def gains(
         ), rows
 
     outputs = outputs_in_chunks(confidence, blends, len(n), chunk)
+    check_finite("forward_func's output", outputs, examples[n])
     scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
     scores[n, r] = outputs
     return scores[:, 1:] - scores[:, :1]

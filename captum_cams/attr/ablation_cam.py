@@ -1,21 +1,19 @@
 """Ablation-CAM."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_inputs, check_one_layer
-from captum_cams.attr._cam import CamAttribution, combine, only, precise
-from captum_cams.layer_ablation import outputs_without
+from captum_cams._checks import check_inputs, check_range
+from captum_cams.attr._cam import OneLayerCamAttribution, combine, only, precise
+from captum_cams.layer_ablation import counting, outputs_without
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 
 
-class LayerAblationCam(CamAttribution):
+class LayerAblationCam(OneLayerCamAttribution):
     r"""
     Ablation-CAM.
 
@@ -41,6 +39,9 @@ class LayerAblationCam(CamAttribution):
         layer (torch.nn.Module): The layer whose activations are mapped.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -50,15 +51,6 @@ class LayerAblationCam(CamAttribution):
         >>> cam.attribute(pictures.images, target=pictures.labels).shape
         torch.Size([2, 1, 4, 4])
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Module,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        check_one_layer(layer)
-        super().__init__(forward_func, layer, device_ids)
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -112,7 +104,8 @@ class LayerAblationCam(CamAttribution):
         with tqdm(disable=not show_progress, unit="pass") as bar:
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
-                activations = only(evaluator.activations(points, examples))
+                with counting(output, self.layer) as uses:
+                    activations = only(evaluator.activations(points, examples))
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
                 n, k = present.nonzero(as_tuple=True)
@@ -125,12 +118,15 @@ class LayerAblationCam(CamAttribution):
                     torch.cat([torch.full_like(examples, -1), k]),
                     chunk,
                     attribute_to_layer_input,
+                    len(uses),
+                    self.reshape_transform,
                     bar,
                 )
                 outputs = outputs.to(precise(outputs))
                 y = outputs[: len(examples), None]  # (n, 1)
                 without = y.repeat(1, present.shape[1])  # y_k, (n, K)
                 without[n, k] = outputs[len(examples) :]
+                evaluator.hear(examples, (without != y).any(1))
                 weights = torch.where(y == 0, 0, (y - without) / y)  # w
                 maps.append(
                     combine(
@@ -140,4 +136,5 @@ class LayerAblationCam(CamAttribution):
                         summation=attr_dim_summation,
                     )
                 )
-        return torch.cat(maps)
+        evaluator.tell("the output is the same without any one of the layer's channels")
+        return check_range(torch.cat(maps))

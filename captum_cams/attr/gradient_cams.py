@@ -176,9 +176,9 @@ class LayerGradCamPlusPlus(GradientCamAttribution):
 
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The alpha-weighted sum of the positive gradients."""
-        # alpha without its factor g^2, which cancels and underflows: 1 / (2 + g sum A)
+        # alpha g without powers of g, which underflow and overflow: 1 / (2 / g + sum A)
         positive = gradients.relu()
-        return total(_divide(positive, 2 + positive * total(activations)))
+        return total(_divide(1, 2 / positive + total(activations)))
 
 
 class LayerXGradCam(GradientCamAttribution):
@@ -277,6 +277,6 @@ class LayerHiResCam(GradientCamAttribution):
         return gradients
 
 
-def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+def _divide(numerator: Tensor | float, denominator: Tensor) -> Tensor:
     """Their quotient, 0 where the denominator is."""
     return torch.where(denominator == 0, 0, numerator / denominator)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
@@ -14,17 +13,17 @@ from captum_cams._checks import (
     check_count,
     check_groups,
     check_inputs,
-    check_one_layer,
     check_percentile,
+    check_range,
     check_spatial,
 )
-from captum_cams.attr._cam import CamAttribution, gains, only, pool
+from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import denoise, group, min_max, upsample
 
 
-class GroupCam(CamAttribution):
+class GroupCam(OneLayerCamAttribution):
     r"""
     Group-CAM.
 
@@ -53,6 +52,14 @@ class GroupCam(CamAttribution):
     Returned maps are not normalised. The number of channels need not be a multiple of
     `groups`: sizes of groups then differ by one.
 
+    Axioms, each of them tested: A map scales with the output, does not depend on how
+    the output is computed from the layer, nor on the scale of feature maps; a channel
+    that the output does not depend on changes no mask, unless
+    ``use_gradients=False``. With one group, and without eq. 3, it is Grad-CAM scaled
+    to [0, 1], times what that gains as a mask. It is neither complete nor linear in
+    the output, gives nothing where the output is flat at the input, and depends on the
+    order of the channels, as neighbours are grouped.
+
     Source: Q. Zhang, L. Rao, Y. Yang, "Group-CAM: Group Score-Weighted Visual
     Explanations for Deep Convolutional Networks", 2021,
     https://arxiv.org/abs/2103.13859
@@ -64,6 +71,9 @@ class GroupCam(CamAttribution):
             with as many spatial axes as the input.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -73,15 +83,6 @@ class GroupCam(CamAttribution):
         >>> group_cam.attribute(pictures.images, target=pictures.labels).shape
         torch.Size([2, 1, 128, 128])
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Module,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        check_one_layer(layer)
-        super().__init__(forward_func, layer, device_ids)
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -158,9 +159,7 @@ class GroupCam(CamAttribution):
             starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        confidence = TargetOutput(
-            self.forward_func, ends, target, additional_forward_args, confidence_func
-        )
+        confidence = output.through(confidence_func)
         chunk = chunk_rows(ends, internal_batch_size)
 
         cams = []
@@ -176,13 +175,16 @@ class GroupCam(CamAttribution):
                 check_spatial(channels, ends)
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
+                check_range(masks, examples)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
                 alphas = gains(confidence, masks, ends, starts, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        if use_gradients:
+            evaluator.tell()
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
             # Upsampling is linear: the sum of masks needs it once.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_count
+from captum_cams._checks import check_count, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
     combine,
@@ -22,7 +22,15 @@ from captum_cams.attr._cam import (
     unsqueezed,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
-from captum_cams.path import RULES, IntervalRule, Rule, interval_weights, quadrature
+from captum_cams.path import (
+    RULES,
+    IntervalRule,
+    Path,
+    Rule,
+    interval_weights,
+    quadrature,
+    straight_line,
+)
 from captum_cams.refine import Interval
 
 
@@ -47,6 +55,16 @@ class LayerIntegratedGradCam(PathCamAttribution):
     `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
     package's own. Returned maps are not normalised.
 
+    Axioms, each of them tested: A map is linear in the output up to the ReLU, and
+    scales with it; a channel that the output does not depend on gives nothing, and
+    channels that are alike give the same. It depends neither on how the output is
+    computed from the layer nor on how the layer's channels are scaled or mixed. Below
+    a linear head, where the feature maps grow with :math:`\alpha^p`, it is Grad-CAM
+    times Z / (p + 1). It is not complete. A unit that alone changes the output may get
+    nothing, as gradients are summed over the feature map, where they cancel; it gets
+    weight where the output grows with every unit of its channel. ``logistic_trapezoid``
+    is neither linear nor blind to the output's scale.
+
     Source: S. Sattarzadeh, M. Sudhakar, K. N. Plataniotis, J. Jang, Y. Jeong, H. Kim,
     "Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of Deep Convolutional
     Networks via Integrated Gradient-Based Scoring", ICASSP 2021,
@@ -59,6 +77,9 @@ class LayerIntegratedGradCam(PathCamAttribution):
             activations are mapped, or several that share one walk along the path.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -86,6 +107,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
         attr_dim_summation: bool = True,
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -127,6 +149,11 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
+            path (Callable): From the baselines to the inputs, one of
+                ``captum_cams.path`` or a function of your own: of inputs (B, \*shape),
+                baselines (B, \*shape) and alphas (B,), a place in [0, 1] for each
+                row, to points (B, \*shape). It is called for each tensor of a tuple,
+                and checked to meet both ends. Default: ``straight_line``
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
@@ -141,7 +168,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 reached, or its activations are not finite.
         """
         rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
-        check_count("n_steps", n_steps)
+        check_nodes(check_count("n_steps", n_steps), rule)
         over_intervals = tolerance is not None or rule == "logistic_trapezoid"
         alphas, weights = quadrature(
             "riemann_trapezoid" if over_intervals else rule, n_steps
@@ -161,6 +188,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
+            path,
             show_progress,
         )
         results, places = [], []

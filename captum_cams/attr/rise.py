@@ -13,11 +13,13 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
     check_count,
+    check_finite,
     check_grid,
     check_inputs,
     check_pictures,
     check_positive,
     check_probability,
+    check_range,
 )
 from captum_cams.attr._cam import precise
 from captum_cams.layer_eval import TargetOutput, chunk_rows, outputs_in_chunks
@@ -168,7 +170,8 @@ class Rise(PerturbationAttribution):
                 if tolerance is not None:
                     errors = torch.stack([e.error(active) for e in estimates]).amax(0)
                     bar.total -= int((errors <= tolerance).sum()) * (n_masks - used)
-                    active = active[errors > tolerance]
+                    # NaN where squares overflow or vanish
+                    active = active[~(errors <= tolerance)]
         if tolerance is not None and len(active):
             warnings.warn(
                 f"the maps of {len(active)} of {len(ends[0])} examples have not "
@@ -177,7 +180,10 @@ class Rise(PerturbationAttribution):
                 "raise n_masks or tolerance",
                 stacklevel=3,  # behind the decorator, to the caller
             )
-        maps = tuple(e.mean().to(x.dtype) for e, x in zip(estimates, ends, strict=True))
+        maps = tuple(
+            check_range(estimate.mean().to(x.dtype))
+            for estimate, x in zip(estimates, ends, strict=True)
+        )
         return maps if isinstance(inputs, tuple) else maps[0]
 
 
@@ -200,7 +206,10 @@ def _scores(
         ), example
 
     rows = len(masks[0]) * len(active)
-    return outputs_in_chunks(output, blends, rows, chunk).view(-1, len(active))
+    outputs = outputs_in_chunks(output, blends, rows, chunk)
+    scores = outputs.view(-1, len(active))  # (B, n)
+    check_finite("forward_func's output", scores.T, active)
+    return scores
 
 
 class _Estimate:
@@ -228,7 +237,10 @@ class _Estimate:
         """The standard error as a share of the map's range, (n,), on the CPU."""
         counts = self.counts[examples]  # (n, 1)
         means = self.sums[examples] / counts  # (n, pixels)
-        spreads = (self.squares[examples] / counts - means.square()).relu()
+        squares = self.squares[examples] / counts  # (n, pixels)
+        spreads = (squares - means.square()).relu()
+        # Squares too small for their dtype leave the error unknown.
+        spreads[(squares == 0) & (means != 0)] = torch.nan
         errors = (spreads / (counts - 1).clamp(min=1)).mean(1).sqrt()  # (n,)
         ranges = means.amax(1) - means.amin(1)  # (n,)
         return torch.where(errors == 0, 0, errors / ranges).cpu()

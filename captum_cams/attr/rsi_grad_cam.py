@@ -20,7 +20,13 @@ from captum_cams.attr._cam import (
     slopes,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
-from captum_cams.path import INTERVAL_RULES, IntervalRule, quadrature
+from captum_cams.path import (
+    INTERVAL_RULES,
+    IntervalRule,
+    Path,
+    quadrature,
+    straight_line,
+)
 from captum_cams.refine import Interval
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
@@ -56,7 +62,8 @@ class LayerRSIGradCam(PathCamAttribution):
 
     a Riemann-Stieltjes integral (eq. 17-19 and 24). The unit integrals
     :math:`I` (see :meth:`conductance`) add up to :math:`y(1) - y(0)` (eq. 14) where
-    all that the output depends on passes through the layer.
+    all that the output depends on passes through the layer; of what a
+    `reshape_transform` drops, such as a class token, the part is missing.
 
     Where this class leaves the paper, and the switch that undoes it:
 
@@ -70,6 +77,20 @@ class LayerRSIGradCam(PathCamAttribution):
     Unlike Captum's LayerGradCam it rectifies maps by default, as the papers do
     (``relu_attributions=False`` keeps the signs).
 
+    Axioms, each of them tested:
+
+    - The unit integrals are complete in the limit of many steps; a unit that alone
+      changes the output gets all of the change, one that the output does not depend on
+      nothing, units that are alike to the output and in value the same; they are linear
+      in the output, and do not depend on how it is computed from the layer, nor on the
+      scale of a feature map. At a model's input they are its integrated gradients.
+    - A map is linear in the output up to its ReLU, and scales with it. It is not
+      complete; a weight is its channel's, and shows units too on which the output does
+      not depend; and a feature map of twice the scale counts twice.
+    - The weightings ``positive``, ``selected`` and ``positive_gradients`` are not
+      linear, and the last is not complete. ``logistic_trapezoid`` is not linear and
+      knows the scale of the output, as it takes it for a probability.
+
     Source: M. Lucas, M. Lerma, J. Furst, D. Raicu, "RSI-Grad-CAM: Visual Explanations
     from Deep Networks via Riemann-Stieltjes Integrated Gradient-based Localization",
     2022, https://arxiv.org/abs/2205.10900
@@ -81,6 +102,9 @@ class LayerRSIGradCam(PathCamAttribution):
             activations are mapped, or several that share one walk along the path.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -113,6 +137,7 @@ class LayerRSIGradCam(PathCamAttribution):
         weighting: Weighting = "signed",
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -164,6 +189,11 @@ class LayerRSIGradCam(PathCamAttribution):
                 `n_steps`. Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
+            path (Callable): From the baselines to the inputs, one of
+                ``captum_cams.path`` or a function of your own: of inputs (B, \*shape),
+                baselines (B, \*shape) and alphas (B,), a place in [0, 1] for each
+                row, to points (B, \*shape). It is called for each tensor of a tuple,
+                and checked to meet both ends. Default: ``straight_line``
             show_progress (bool): Whether a bar counts the points. Default: False
 
         Returns:
@@ -208,6 +238,7 @@ class LayerRSIGradCam(PathCamAttribution):
             grad_kwargs,
             tolerance,
             return_alphas,
+            path,
             show_progress,
         )
 
@@ -226,6 +257,7 @@ class LayerRSIGradCam(PathCamAttribution):
         *,
         tolerance: float | None = None,
         return_alphas: bool = False,
+        path: Path = straight_line,
         show_progress: bool = False,
     ) -> Any:
         r"""
@@ -273,6 +305,7 @@ class LayerRSIGradCam(PathCamAttribution):
             grad_kwargs,
             tolerance,
             return_alphas,
+            path,
             show_progress,
         )
 
@@ -296,6 +329,7 @@ class LayerRSIGradCam(PathCamAttribution):
         grad_kwargs: dict[str, Any] | None,
         tolerance: float | None,
         return_alphas: bool,
+        path: Path,
         show_progress: bool,
     ) -> Any:
         """What `explain` makes of the integral along each path, put together."""
@@ -313,6 +347,7 @@ class LayerRSIGradCam(PathCamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
+            path,
             show_progress,
         )
         results, places = [], []

@@ -1,11 +1,10 @@
 """Score-CAM."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
@@ -13,15 +12,15 @@ from captum_cams._checks import (
     check_baselines,
     check_fraction,
     check_inputs,
-    check_one_layer,
+    check_range,
     check_spatial,
 )
-from captum_cams.attr._cam import CamAttribution, combine, gains, only, precise
+from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
 from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import min_max, upsample
 
 
-class ScoreCam(CamAttribution):
+class ScoreCam(OneLayerCamAttribution):
     r"""
     Score-CAM.
 
@@ -52,6 +51,9 @@ class ScoreCam(CamAttribution):
             with as many spatial axes as the input.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -61,15 +63,6 @@ class ScoreCam(CamAttribution):
         >>> score_cam.attribute(pictures.images, target=pictures.labels).shape
         torch.Size([2, 1, 128, 128])
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Module,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        check_one_layer(layer)
-        super().__init__(forward_func, layer, device_ids)
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -162,7 +155,7 @@ class ScoreCam(CamAttribution):
                         summation=True,
                     )
                 )
-        cam = torch.cat(cams)  # (N, 1, *layer spatial)
+        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]
 

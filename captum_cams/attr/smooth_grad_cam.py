@@ -43,6 +43,9 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
             activations are mapped, or several.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
+        reshape_transform (Callable, optional): Turns what the layer gives, such as a
+            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
+            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
 
     Examples::
 
@@ -119,23 +122,24 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
             points = tuple(x[examples] for x in ends)
             activations = evaluator.activations(points, examples)
             powers = [a.new_zeros(3, *a.shape, dtype=precise(a)) for a in activations]
+            units: list[Tensor] = []  # of gradients: their cubes overflow, or vanish
             generator = torch.Generator().manual_seed(seed)
             for _ in range(nt_samples):
                 noisy = tuple(x + stdevs * _noise(x, generator) for x in points)
-                for D, g in zip(
-                    powers, evaluator(noisy, examples).gradients, strict=True
-                ):
-                    g = g.to(D)
+                gradients = evaluator(noisy, examples).gradients
+                units = units or [_largest(g) for g in gradients]
+                for D, g, unit in zip(powers, gradients, units, strict=True):
+                    g = g / unit
                     D += torch.stack([g, g**2, g**3]) / nt_samples  # (3, n, K, ...)
             results.append(
                 tuple(
                     combine(
-                        _weights(a, *D),
+                        _weights(a, unit, *D),
                         a,
                         relu=relu_attributions,
                         summation=attr_dim_summation,
                     )
-                    for a, D in zip(activations, powers, strict=True)
+                    for a, unit, D in zip(activations, units, powers, strict=True)
                 )
             )
         return self._format_maps(evaluator, concatenate(results))
@@ -146,7 +150,15 @@ def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(1, *x.shape[1:], generator=generator).to(x)
 
 
-def _weights(A: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
+def _largest(gradients: Tensor) -> Tensor:
+    """The largest magnitude in each example, or 1 where all are 0, (n, 1, ...)."""
+    axes = tuple(range(1, gradients.dim()))
+    largest = gradients.abs().amax(axes, keepdim=True).to(precise(gradients))
+    return torch.where(largest > 0, largest, 1)
+
+
+def _weights(A: Tensor, unit: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
     """The alpha-weighted sum of the positive mean gradients, (n, K, 1, ...)."""
-    denominator = 2 * D2 + total(A) * D3
-    return total(torch.where(denominator == 0, 0, D2 / denominator) * D1.relu())
+    denominator = 2 * D2 + unit * total(A) * D3
+    alphas = torch.where(denominator == 0, 0, D2 / denominator)
+    return unit * total(alphas * D1.relu())

@@ -16,10 +16,13 @@ from captum_cams._checks import (
     check_black_and_white,
     check_choice,
     check_count,
+    check_finite,
     check_inputs,
+    check_nodes,
+    check_recording,
     check_rgb,
 )
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.layer_eval import TargetOutput, alone, chunk_rows
 
 Mode = Literal["full", "fast"]
 MODES = ("full", "fast")
@@ -128,8 +131,10 @@ class Xrai(Attribution):
             ValueError, TypeError: If an argument does not fit.
             ImportError: If scikit-image is not installed.
         """
+        check_recording()
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
+        check_nodes(n_steps)  # the rule of Captum's IntegratedGradients
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
         pictures = check_rgb(ends)
@@ -139,22 +144,25 @@ class Xrai(Attribution):
         chunk = chunk_rows(ends, internal_batch_size)
 
         def forward(points: Tensor, examples: Tensor) -> Tensor:
-            return output((points,), examples)
+            y = output((points,), examples)
+            check_finite("forward_func's output", y.detach(), examples)
+            return y
 
         gradients: Any = IntegratedGradients(forward)
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
             example = slice(n, n + 1)
-            attributions = sum(
-                gradients.attribute(
-                    pictures[example],
-                    colour[example],
-                    additional_forward_args=torch.tensor([n]),
-                    n_steps=n_steps,
-                    internal_batch_size=chunk,
-                ).detach()
-                for colour in colours
-            )  # (1, C, H, W)
+            with alone(output):
+                attributions = sum(
+                    gradients.attribute(
+                        pictures[example],
+                        colour[example],
+                        additional_forward_args=torch.tensor([n]),
+                        n_steps=n_steps,
+                        internal_batch_size=chunk,
+                    ).detach()
+                    for colour in colours
+                )  # (1, C, H, W)
             dark, light = (colour[n] for colour in colours)
             shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
             regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)

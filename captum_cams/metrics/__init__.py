@@ -24,7 +24,12 @@ from captum_cams.metrics.localization import (
     pointing_game,
 )
 from captum_cams.metrics.sanity import randomization_check
-from captum_cams.metrics.stability import dark_heatmaps, heatmap_mean, normalize
+from captum_cams.metrics.stability import (
+    dark_heatmaps,
+    explanation_func,
+    heatmap_mean,
+    normalize,
+)
 
 __all__ = [
     "BoxOverlap",
@@ -35,6 +40,7 @@ __all__ = [
     "dark_heatmaps",
     "deletion_auc",
     "deletion_curve",
+    "explanation_func",
     "heatmap_mean",
     "increase_in_confidence",
     "insertion_auc",

@@ -1,4 +1,8 @@
-"""Numerical stability: whether a map survives its normalisation."""
+"""Stability of maps: when they are normalised, and when the inputs change."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,3 +115,45 @@ def heatmap_mean(attributions: Tensor) -> Tensor:
     """
     maps = check_any_maps(attributions)  # (N, pixels)
     return only_finite(maps.mean(1), maps)  # (N,)
+
+
+def explanation_func(
+    attribute: Callable[..., Any],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """
+    A layer attribution as Captum's ``sensitivity_max`` wants its first argument.
+
+    Captum takes apart the one tensor that `attribute` of a layer attribution gives, as
+    if it were a tuple: several examples then raise or are mixed up, and for one example
+    the value is wrong. Here maps always come back in a tuple.
+
+    Args:
+        attribute (Callable): The `attribute` of any attribution, of this package or of
+            Captum.
+
+    Returns:
+        *Callable* with the arguments of `attribute`, which returns a *tuple of Tensor*.
+
+    Examples::
+
+        >>> from captum.metrics import sensitivity_max
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> rsi = LayerRSIGradCam(model, model.block5)
+        >>> sensitivity_max(
+        ...     explanation_func(rsi.attribute),
+        ...     pictures.images,
+        ...     target=pictures.labels,
+        ...     n_steps=5,
+        ...     n_perturb_samples=2,
+        ... ).shape
+        torch.Size([2])
+    """
+
+    @wraps(attribute)
+    def explain(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        maps = attribute(*args, **kwargs)
+        return tuple(maps) if isinstance(maps, (tuple, list)) else (maps,)
+
+    return explain

@@ -147,7 +147,7 @@ def times(networks, rounds):
         for device in devices():
             subject = Subject(name, device)
             batches = [
-                fastest({b: partial(floor, b) for b in BATCHES}, device=device)
+                fastest({b: partial(floor, b) for b in BATCHES}, 2, device)
                 for floor in (subject.path_floor, subject.group_floor)
             ]
             for floor, group in trials(subject, *batches).items():
