@@ -217,7 +217,7 @@ def test_other_axes_than_the_inputs_bring_one_warning(name, batch):
         warnings.simplefilter("always")
         explain(name, model, model.layer, X, internal_batch_size=batch)
     assert [str(warning.message) for warning in caught] == [ADVICE]
-    assert caught[0].filename.endswith("cases.py")  # the line that called
+    assert caught[0].filename.endswith("methods.py")  # the line that called
 
 
 @pytest.mark.parametrize("name", ["group-cam", "score-cam"])
