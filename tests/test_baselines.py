@@ -1,8 +1,8 @@
 """Baselines: colours, noise, and the input that a model has no opinion on."""
 
 import copy
-from contextlib import nullcontext
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
