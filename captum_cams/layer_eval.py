@@ -100,7 +100,7 @@ def _is_random(module: Module) -> bool:
 @contextmanager
 def _uncompiled() -> Iterator[None]:
     """Compiled models run in Python: their code takes no hooks once it has run."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    if "torch._dynamo" not in sys.modules:
         yield
         return
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
