@@ -17,6 +17,10 @@ from torch.jit import ScriptModule
 from torch.nn import Module
 
 
+class UserError(ValueError):
+    """What the user of a command can put right, in one sentence."""
+
+
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {_shape(value)}"

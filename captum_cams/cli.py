@@ -5,107 +5,38 @@ What a user can put right ends in one sentence on stderr and exit code 2.
 """
 
 import argparse
-import importlib
+import os
+import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
-import torchvision
-from captum.attr import LayerAttribution
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import Module
 
-from captum_cams import GroupCam, __version__, metrics
+from captum_cams import __version__, metrics
+from captum_cams._checks import UserError
 from captum_cams.attr.registry import METHODS
-from captum_cams.examples import CLASSES, shape_pictures, shapes_model
+from captum_cams.evaluation import evaluate
+from captum_cams.evaluation.datasets import DATASETS
+from captum_cams.evaluation.networks import (
+    Network,
+    Place,
+    Subject,
+    brief,
+    find_places,
+    load_network,
+)
+from captum_cams.evaluation.pictures import read_picture
+from captum_cams.evaluation.protocols import ALL_METRICS, PROTOCOLS
+from captum_cams.examples import shape_pictures
 from captum_cams.visualization import panel
 
-# Their types leave out what is public.
-models: Any = torchvision.models
-transforms: Any = torchvision.transforms.functional
-
 _USUAL = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
+_SHOWN = 10  # reasons of skipped pictures
 _ROWS = 8  # pictures of a figure, which are also explained together
-
-
-class CommandError(Exception):
-    """What the user can put right, in one sentence."""
-
-
-class Subject(NamedTuple):
-    """What a method explains: N pictures' probabilities at a layer of K channels."""
-
-    forward: Callable[[Tensor], Tensor]
-    layer: Module
-    channels: int
-    inputs: Tensor  # (N, 3, H, W)
-    colours: Mapping[str, Tensor]  # black and white, (1, 3, H, W)
-    targets: Tensor  # (N,)
-
-    def log_forward(self, inputs: Tensor) -> Tensor:
-        """Logarithms of the probabilities, (N, classes)."""
-        return self.forward(inputs).clamp(min=1e-30).log()
-
-    def explain(self, name: str) -> Tensor:
-        """Maps by a method of the registry, (N, 1, h, w)."""
-        method = METHODS[name]
-        attribution: Any = method.attribution
-        over_layer = issubclass(attribution, LayerAttribution)
-        forward = self.log_forward if method.log else self.forward
-        cam = attribution(forward, *[self.layer] * over_layer)
-        options = dict(method.defaults)
-        options |= {key: self.colours[name] for key, name in method.colours.items()}
-        if attribution is GroupCam:
-            options["groups"] = min(32, self.channels)
-        maps: Tensor = cam.attribute(self.inputs, target=self.targets, **options)
-        return maps
-
-
-class Network(NamedTuple):
-    """A model and the pictures that it wants."""
-
-    name: str
-    model: Module
-    classes: Sequence[str] = ()
-    size: int = 224
-    mean: Sequence[float] = (0, 0, 0)
-    std: Sequence[float] = (1, 1, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Probabilities (N, classes)."""
-        outputs = self.model(inputs)
-        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-            came = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
-            raise CommandError(
-                f"{self.name} must give one row of class scores a picture, (N, "
-                f"classes), got {came}; wrap it in a module that does"
-            )
-        sums = outputs.detach().sum(1)
-        if (outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums)):
-            return outputs
-        return outputs.softmax(1)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Pictures in [0, 1] as the model wants them."""
-        mean, std = (
-            images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std)
-        )
-        return (images - mean) / std
-
-
-class Place(NamedTuple):
-    """A layer with spatial output, and the number of classes behind it."""
-
-    name: str
-    layer: Module
-    channels: int
-    classes: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,26 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             of the process
 
     Returns:
-        *int*, the exit code: 0, or 2 after an error that the user can put right.
+        *int*, the exit code: 0, 2 after an error that the user can put right, or 130
+        after Ctrl-C.
     """
+    options = None
     try:
         options = _parser().parse_args(arguments)
         options.run(options)
-    except CommandError as error:
+    except UserError as error:
         print(f"captum-cams: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        again = "; the same command goes on from here"
+        ran = options is not None and options.run is _evaluate
+        print(f"\ncaptum-cams: stopped{again if ran else ''}", file=sys.stderr)
+        return 130
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="captum-cams",
-        description="Class activation maps of pictures, as figures.",
+        description="Class activation maps of pictures, as figures and tables.",
     )
     parser.add_argument(
         "--version", action="version", version=f"captum-cams {__version__}"
@@ -144,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_explain(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -154,7 +93,7 @@ def _add_demo(commands: Any) -> None:
         description="Explain a few example pictures, methods side by side.",
     )
     _add_methods(demo)
-    _add_out(demo)
+    _add_out(demo, "the figure")
     demo.set_defaults(run=_demo)
 
 
@@ -178,18 +117,7 @@ def _add_explain(commands: Any) -> None:
     )
     add = explain.add_argument
     add("images", metavar="IMAGE", nargs="+", help="files of pictures")
-    add(
-        "--model",
-        metavar="NAME",
-        help="a classifier of torchvision by its name, or module:callable for what "
-        "your own function or class returns (default: the network of the examples)",
-    )
-    add(
-        "--weights",
-        metavar="FILE|DEFAULT",
-        help="a file with the model's state dict, or DEFAULT for those that "
-        "torchvision downloads (default: as the model is built)",
-    )
+    _add_network(explain)
     add(
         "--layer",
         metavar="PATH",
@@ -202,6 +130,111 @@ def _add_explain(commands: Any) -> None:
         metavar="INDEX|top1",
         type=_target,
         help="index of the class (default: top1, each picture's most probable one)",
+    )
+    _add_out(explain, "the figure")
+    explain.set_defaults(run=_explain)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="the papers' tables and figures over a data set",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Explain and measure a data set as the papers do, and write their tables "
+            "and figures.\n\nThe same command goes on with a run that was stopped. On "
+            "several devices:\n  torchrun --nproc-per-node P -m captum_cams evaluate "
+            "...\nOn the CPU each process computes on one thread, so that gives it all "
+            "cores, too."
+        ),
+        epilog=(
+            "examples:\n"
+            "  captum-cams evaluate --out shapes\n"
+            "  captum-cams evaluate --dataset voc --root DIR --model my.nets:voc "
+            "--protocol igc\n"
+            "  captum-cams evaluate --dataset imagenet --root ILSVRC --model resnet50 "
+            "--weights DEFAULT --limit 1000\n"
+        ),
+    )
+    add = command.add_argument
+    add(
+        "--dataset",
+        choices=DATASETS,
+        default="shapes",
+        help="shapes are the package's own (default), imagenet is the validation set "
+        "in its official layout, folder one of pictures for each class",
+    )
+    add("--root", metavar="DIR", help="folder of the data set")
+    add(
+        "--split",
+        metavar="NAME",
+        help="of voc, such as 2012-val, or coco, such as val2017 (default: the first "
+        "of the usual ones that is there)",
+    )
+    add(
+        "--labels",
+        metavar="FILE",
+        help="for imagenet without its list of classes: a CSV file with the columns "
+        "picture and class, its place in the network's output",
+    )
+    _add_network(command)
+    add(
+        "--layers",
+        metavar="A,B",
+        type=_names,
+        help="dotted names (default: the last layer with spatial output; block4 of "
+        "the network of the examples)",
+    )
+    add(
+        "--methods",
+        metavar="M1,M2",
+        type=_names,
+        help="for all protocols, with arguments where wanted, such as "
+        f'"group-cam(groups=8)": of {", ".join(METHODS)} (default: those of each '
+        "protocol)",
+    )
+    add(
+        "--metrics",
+        metavar="M1,M2",
+        type=_names,
+        help=f"for all protocols: of {', '.join(ALL_METRICS)} (default: those of each "
+        "protocol)",
+    )
+    add(
+        "--protocol",
+        choices=[*PROTOCOLS, "all"],
+        default="all",
+        help="the paper to follow (default: all)",
+    )
+    add("--limit", metavar="N", type=_count, help="N pictures, drawn by the seed")
+    add("--batch-size", metavar="B", type=_count, default=8, help="default: 8")
+    add(
+        "--sanity-pictures",
+        metavar="N",
+        type=int,
+        default=2,
+        help="how many are explained again while layers lose their weights "
+        "(default: 2)",
+    )
+    add("--device", metavar="D", help="default: the process' own GPU, else the CPU")
+    add("--seed", metavar="S", type=int, default=0, help="default: 0")
+    _add_out(command, "the results", "captum-cams-evaluation")
+    command.set_defaults(run=_evaluate)
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--model",
+        metavar="NAME",
+        help="a classifier of torchvision by its name, or module:callable for what "
+        "your own function or class returns (default: the network of the examples)",
+    )
+    add(
+        "--weights",
+        metavar="FILE|DEFAULT",
+        help="a file with the model's state dict, or DEFAULT for those that "
+        "torchvision downloads (default: as the model is built)",
     )
     add(
         "--size",
@@ -219,8 +252,6 @@ def _add_explain(commands: Any) -> None:
             help=f"{name} of the colours in [0, 1], for normalising (default: as "
             "torchvision's model wants it, else none)",
         )
-    _add_out(explain)
-    explain.set_defaults(run=_explain)
 
 
 def _add_methods(command: argparse.ArgumentParser) -> None:
@@ -234,14 +265,22 @@ def _add_methods(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_out(command: argparse.ArgumentParser) -> None:
+def _add_out(
+    command: argparse.ArgumentParser, what: str, default: str | None = None
+) -> None:
     command.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        default=Path(),
-        help="folder of the figure, made if missing (default: the current one)",
+        default=Path(default or ""),
+        help=f"folder of {what}, made if missing (default: "
+        f"{default or 'the current one'})",
     )
+
+
+def _names(text: str) -> list[str]:
+    """Parts between commas, but not those within parentheses."""
+    return [part.strip() for part in re.split(r",(?![^(]*\))", text)]
 
 
 def _count(text: str) -> int:
@@ -269,9 +308,9 @@ def _target(text: str) -> int | None:
 
 def _demo(options: argparse.Namespace) -> None:
     folder = _folder(options.out)
-    network = _example_network()
+    network = load_network()
     images, _, boxes = shape_pictures(4)
-    place = _find_place(network, images[:1], "block4")
+    place = _place(network, images[:1], "block4")
     names = [f"picture {i + 1}" for i in range(len(images))]
     figure, subject, maps = _figure(
         network, place, images, names, options.methods, boxes=boxes
@@ -282,11 +321,19 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     folder = _folder(options.out)
-    network = _network(options)
-    images = torch.stack([_read(path, network.size) for path in options.images])
-    place = _find_place(network, images[:1], options.layer)
+    network = load_network(
+        options.model,
+        options.weights,
+        size=options.size,
+        mean=options.mean,
+        std=options.std,
+    )
+    if options.model and ":" not in options.model and options.weights is None:
+        print(f"{network.name} is untrained: --weights DEFAULT or a file changes that")
+    images = torch.stack([read_picture(path, network.size) for path in options.images])
+    place = _place(network, images[:1], options.layer)
     if options.target is not None and options.target >= place.classes:
-        raise CommandError(
+        raise UserError(
             f"--target must lie in [0, {place.classes - 1}] for {network.name}, got "
             f"{options.target}"
         )
@@ -301,11 +348,26 @@ def _explain(options: argparse.Namespace) -> None:
         _save(figure, folder / f"captum-cams-explain{part}.png")
 
 
+def _evaluate(options: argparse.Namespace) -> None:
+    arguments = {key: value for key, value in vars(options).items() if key != "run"}
+    first = int(os.environ.get("RANK", 0)) == 0
+    records = evaluate(**arguments, show_progress=first)
+    if not first:
+        return
+    skipped = [record for record in records if "skipped" in record]
+    for record in skipped[:_SHOWN]:
+        print(f"{record['picture']} was skipped: {record['skipped']}")
+    if len(skipped) > _SHOWN:
+        print(f"and {len(skipped) - _SHOWN} more")
+    folder = options.out.resolve()
+    print(f"tables: {folder / 'summary.md'}\nreport: {folder / 'report.html'}")
+
+
 def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(
+        raise UserError(
             f"cannot make the folder --out {path}: {error.strerror}"
         ) from error
     return path
@@ -315,171 +377,15 @@ def _save(figure: Figure, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
     print(f"figure: {path.resolve()}")
 
 
-def _read(path: str, size: int) -> Tensor:
-    """The picture's central square in [0, 1], (3, size, size)."""
-    try:
-        with Image.open(path) as file:
-            image: Any = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise all kinds
-        reason = getattr(error, "strerror", None) or "not a picture, or a broken one"
-        raise CommandError(f"cannot read {path}: {reason}") from error
-    image = transforms.center_crop(transforms.resize(image, [size]), [size])
-    pixels: Tensor = transforms.to_tensor(image)  # (3, size, size)
-    return pixels
-
-
-def _network(options: argparse.Namespace) -> Network:
-    """The network that the options ask for, in eval mode and single precision."""
-    name, weights = options.model, options.weights
-    if name is not None and ":" not in name:
-        network = _torchvision_network(name, weights)
-    elif weights == "DEFAULT":
-        raise CommandError("--weights DEFAULT is for torchvision's models; give a file")
-    else:
-        network = _example_network() if name is None else _user_network(name)
-    if weights not in (None, "DEFAULT"):
-        _load_weights(network, weights)
-    network.model.float().eval()
-    given = {
-        key: value
-        for key in ("size", "mean", "std")
-        if (value := getattr(options, key)) is not None
-    }
-    return network._replace(**given)
-
-
-def _example_network() -> Network:
-    return Network("the example network", shapes_model(), CLASSES, size=128)
-
-
-def _user_network(name: str) -> Network:
-    module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        built = getattr(importlib.import_module(module_name), attribute)
-        model = built if isinstance(built, Module) else built()
-    except Exception as error:  # the user's own code
-        raise CommandError(f"cannot build --model {name}: {_brief(error)}") from error
-    if not isinstance(model, Module):
-        raise CommandError(
-            f"--model {name} must be or return a torch.nn.Module, got "
-            f"{type(model).__name__}"
-        )
-    return Network(name, model)
-
-
-def _torchvision_network(name: str, weights: str | None) -> Network:
-    known = models.list_models(module=models)
-    if name.lower() not in known:
-        raise CommandError(
-            f"torchvision has no classifier {name!r}; {_closest(name, known)}"
-        )
-    default = models.get_model_weights(name).DEFAULT
-    try:
-        model = models.get_model(
-            name, weights=default if weights == "DEFAULT" else None
-        )
-    except (OSError, RuntimeError) as error:  # no network, or a broken file
-        raise CommandError(
-            f"cannot download the weights of {name}: {_brief(error)}"
-        ) from error
-    if weights is None:
-        print(f"{name} is untrained: --weights DEFAULT or a file changes that")
-    wanted = default.transforms()
-    return Network(
-        name,
-        model,
-        default.meta["categories"],
-        wanted.crop_size[0],
-        wanted.mean,
-        wanted.std,
-    )
-
-
-def _load_weights(network: Network, path: str) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises all kinds
-        reason = (
-            getattr(error, "strerror", None) or "not a state dict saved by torch.save"
-        )
-        raise CommandError(f"cannot read --weights {path}: {reason}") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise CommandError(
-            f"--weights {path} must hold a state dict alone, as of "
-            "torch.save(model.state_dict(), ...)"
-        )
-    try:
-        network.model.load_state_dict(state)  # casts to the model's dtype
-    except RuntimeError as error:
-        raise CommandError(
-            f"--weights {path} does not fit {network.name}: {_brief(error)}"
-        ) from error
-
-
-def _find_place(network: Network, images: Tensor, name: str | None) -> Place:
-    """The layer of this name, or the last with spatial output, in one forward."""
-    layers = dict(network.model.named_modules(remove_duplicate=False))
-    if name is not None and name not in layers:
-        raise CommandError(
-            f"{network.name} has no layer {name!r}; {_closest(name, layers)}"
-        )
-    shapes, classes = _run_once(network, images)
-    spatial = [key for key, layer in layers.items() if _is_spatial(shapes.get(layer))]
-    if not spatial:
-        raise CommandError(f"{network.name} has no layer with spatial output")
-    order = list(shapes)
-    last = max(spatial, key=lambda key: order.index(layers[key]))
-    name = last if name is None else name
-    layer = layers[name]
-    if name not in spatial:
-        came = tuple(shapes[layer]) if layer in shapes else "none"
-        raise CommandError(
-            f"--layer {name} must have spatial output (N, K, h, w), got {came}; the "
-            f"last that has is {last}"
-        )
-    _, channels, h, w = shapes[layer]
-    print(f"{network.name}, layer {name}: {channels} channels of {h} x {w}")
-    return Place(name, layer, channels, classes)
-
-
-def _is_spatial(shape: torch.Size | None) -> bool:
-    return shape is not None and len(shape) == 4 and shape[2] * shape[3] > 1
-
-
-def _run_once(network: Network, images: Tensor) -> tuple[dict[Module, torch.Size], int]:
-    """The shape of each layer's output, in the order they end, and the classes."""
-    shapes: dict[Module, torch.Size] = {}
-
-    def record(layer: Module, _: Any, output: Any) -> None:
-        shapes.pop(layer, None)  # of several calls the last counts
-        shapes[layer] = getattr(output, "shape", torch.Size())
-
-    handles = [
-        layer.register_forward_hook(record)
-        for layer in network.model.modules()
-        if layer is not network.model
-    ]
-    try:
-        with torch.no_grad():
-            probabilities = network.forward(network.normalise(images))
-    except CommandError:
-        raise
-    except Exception as error:  # the model's own code
-        raise CommandError(
-            f"{network.name} fails on a picture of {network.size} x {network.size}: "
-            f"{_brief(error)}"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes, probabilities.shape[1]
+def _place(network: Network, images: Tensor, name: str | None) -> Place:
+    (place,) = find_places(network, images, None if name is None else [name])
+    channels, h, w = place.shape
+    print(f"{network.name}, layer {place.name}: {channels} channels of {h} x {w}")
+    return place
 
 
 def _figure(
@@ -503,15 +409,9 @@ def _figure(
         label = network.classes[index] if known else f"class {index}"
         titles.append(f"{name}\n{label} {row[index]:.3f}")
         print(f"{name}: {label} {row[index]:.3f}", flush=True)  # maps take a while
-    colours = {
-        "black": network.normalise(torch.zeros_like(images[:1])),  # (1, 3, H, W)
-        "white": network.normalise(torch.ones_like(images[:1])),
-    }
-    subject = Subject(
-        network.forward, place.layer, place.channels, inputs, colours, targets
-    )
+    subject = Subject(network.forward, inputs, network.colours(images), targets)
     methods = METHODS if "all" in methods else methods
-    maps = {method: _map(method, subject) for method in methods}
+    maps = {method: _map(method, subject, place) for method in methods}
     figure = panel(images, maps, titles, boxes)
     figure.suptitle(f"{network.name}, layer {place.name}", fontsize=10)
     return figure, subject, maps
@@ -544,18 +444,8 @@ def _print_metrics(subject: Subject, maps: Mapping[str, Tensor], boxes: Tensor) 
         print(f"{method:{width}}", *cells)
 
 
-def _map(method: str, subject: Subject) -> Tensor:
+def _map(method: str, subject: Subject, place: Place) -> Tensor:
     try:
-        return subject.explain(method)
+        return subject.explain(method, [place])[0]
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(f"{method} fails: {_brief(error)}") from error
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    names = get_close_matches(name, known, n=4, cutoff=0)
-    return f"the closest names are {', '.join(names)}"
-
-
-def _brief(error: Exception) -> str:
-    """The error in one line."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        raise UserError(f"{method} fails: {brief(error)}") from error

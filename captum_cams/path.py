@@ -183,11 +183,12 @@ def gaussian_blur(inputs: Tensor, kernel_size: int, sigmas: Tensor) -> Tensor:
         *Tensor* of `inputs`' shape.
     """
     result = inputs
-    for axis in range(2, inputs.dim()):
-        blur = _blur_matrices(inputs.shape[axis], kernel_size, sigmas).to(inputs)
-        lines = result.movedim(axis, -1)  # (B, C, ..., side)
-        blurred = (lines.flatten(1, -2) @ blur.mT).view_as(lines)
-        result = blurred.movedim(-1, axis)
+    with torch.autocast(inputs.device.type, enabled=False):  # would round to bfloat16
+        for axis in range(2, inputs.dim()):
+            blur = _blur_matrices(inputs.shape[axis], kernel_size, sigmas).to(inputs)
+            lines = result.movedim(axis, -1)  # (B, C, ..., side)
+            blurred = (lines.flatten(1, -2) @ blur.mT).view_as(lines)
+            result = blurred.movedim(-1, axis)
     return result
 
 

@@ -20,6 +20,9 @@ OURS = [
 WITH_LAYER = [
     name for name in OURS if issubclass(METHODS[name].attribution, LayerAttribution)
 ]
+# Methods whose maps are of the layer's size, and those that need its gradients.
+OF_LAYER = [name for name in WITH_LAYER if name not in ("group-cam", "score-cam")]
+BY_GRADIENT = [name for name in OF_LAYER if name != "ablation-cam"]
 WITH_BASELINES = [
     "rsi-grad-cam",
     "integrated-grad-cam",
@@ -29,14 +32,15 @@ WITH_BASELINES = [
 ]
 
 
-def build(name, forward, layer):
+def build(name, forward, layer, **options):
     """The method's attribution of a model; methods of whole models need no layer."""
     kind = METHODS[name].attribution
-    return kind(forward, layer) if issubclass(kind, LayerAttribution) else kind(forward)
+    return kind(forward, *[layer] * issubclass(kind, LayerAttribution), **options)
 
 
-def explain(name, forward, layer, inputs, **options):
+def explain(name, forward, layer, inputs, reshape_transform=None, **options):
     """The method's maps, detached as ours are."""
+    made = {"reshape_transform": reshape_transform} if reshape_transform else {}
     options = {**METHODS[name].defaults, **SMALL.get(name, {}), **options}
-    maps = build(name, forward, layer).attribute(inputs, **options)
+    maps = build(name, forward, layer, **made).attribute(inputs, **options)
     return maps.detach() if name == "grad-cam" else maps

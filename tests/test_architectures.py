@@ -1,5 +1,6 @@
 """Every family of torchvision's classifiers, and convolutions along 1 to 3 axes."""
 
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -10,8 +11,11 @@ from torch import nn
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.reshape import channels_last, vit_tokens
-from tests.cases import ALL, LAYER, OF_LAYER, explain
+from tests import methods
+from tests.methods import OF_LAYER, OURS, WITH_LAYER
 from tests.models import network, random
+
+explain = partial(methods.explain, target=0)
 
 
 class Case(NamedTuple):
@@ -132,7 +136,7 @@ def test_every_family_is_there():
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_axes(name, dims):
     if name == "xrai" and dims != 2:
         pytest.skip("segments are of pictures")
@@ -146,7 +150,7 @@ def test_axes(name, dims):
     torch.testing.assert_close(maps[1:], single)
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 def test_axes_in_a_row_are_the_same_maps(name):
     """A signal is a picture one pixel high, and a volume one pixel deep."""
     flat = network(1)

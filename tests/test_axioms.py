@@ -38,6 +38,9 @@ PATHS = ["rsi-grad-cam", "integrated-grad-cam"]
 SIGNED = {"relu_attributions": False}
 CHANNELS = {"relu_attributions": False, "attr_dim_summation": False}
 
+# Some random networks are dead.
+pytestmark = pytest.mark.filterwarnings("ignore:the map is 0 for example")
+
 
 class Case(NamedTuple):
     model: TwoPart
@@ -644,10 +647,12 @@ class TestKinship:
         gradients = ig.attribute(x, baseline, target, n_steps=n, method=rule).detach()
         rsi = LayerRSIGradCam(model, model.layer[0])
         options = {"n_steps": n, "method": rule, "attribute_to_layer_input": True}
-        close(rsi.conductance(x, baseline, target, **options), gradients)
+        single = {"rtol": 1e-5, "atol": 1e-7}  # precision of Captum's step sizes
+        units = rsi.conductance(x, baseline, target, **options)
+        close(units, gradients, **single)
         pooled = gradients.mean((2, 3), keepdim=True)  # (N, 2, 1, 1)
         maps = rsi.attribute(x, baseline, target, **options)
-        close(maps, (pooled * x).sum(1, keepdim=True).relu())
+        close(maps, (pooled * x).sum(1, keepdim=True).relu(), **single)
 
     @given(cases())
     def test_rsi_in_one_step_is_gradient_times_activation(self, case):

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -133,7 +134,8 @@ def test_the_model_is_left_as_found(training):
     model.eval()(X)
     model.train(training)
     state, x = copy.deepcopy(model.state_dict()), X.clone()
-    with torch.no_grad():
+    warned = pytest.warns(UserWarning, match="in training mode")
+    with torch.no_grad(), warned if training else nullcontext():
         found = neutral(model, x, n_steps=3)
         assert not torch.is_grad_enabled()
     assert not found.requires_grad

@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from captum_cams import LayerRSIGradCam, __version__, cli
-from captum_cams.examples import shape_pictures, shapes_model
+from captum_cams.evaluation.pictures import read_picture
+from captum_cams.examples import CLASSES, shape_pictures, shapes_model
 
 METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 USER_CODE = """
@@ -99,7 +100,7 @@ def test_demo_writes_a_figure_of_all_methods_and_says_where(panels, capsys, tmp_
         shares = inside(cam, boxes, images.shape[-1])
         assert (shares > 0.5).all()
     labels = [title.split("\n")[1].split()[0] for title in titles]
-    assert labels == [cli.CLASSES[i] for i in shape_pictures(4).labels]
+    assert labels == [CLASSES[i] for i in shape_pictures(4).labels]
 
 
 def inside(cam, boxes, size):
@@ -213,7 +214,7 @@ def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
 def test_pictures_of_any_kind_are_read(mode):
     name = "other.tif"
     Image.open("picture.png").convert(mode).save(name)
-    assert cli._read(name, 40).shape == (3, 40, 40)
+    assert read_picture(name, 40).shape == (3, 40, 40)
 
 
 def test_a_photograph_is_turned_upright():
@@ -223,7 +224,7 @@ def test_a_photograph_is_turned_upright():
     image.save("turned.png", exif=exif)
     upright = image.transpose(Image.Transpose.ROTATE_270)
     upright.save("upright.png")
-    assert torch.equal(cli._read("turned.png", 50), cli._read("upright.png", 50))
+    assert torch.equal(read_picture("turned.png", 50), read_picture("upright.png", 50))
 
 
 RESNET = ["picture.png", "--model", "resnet18", "--size", "64"]
@@ -250,12 +251,12 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *RESNET, "--weights", "list.pt"], "must hold a state dict alone"),
         (
             ["explain", *RESNET, "--weights", "other.pt"],
-            "does not fit resnet18: RuntimeError: Error(s) in loading state_dict for "
+            "do not fit resnet18: RuntimeError: Error(s) in loading state_dict for "
             'ResNet: Missing key(s) in state_dict: "conv1.weight"',
         ),
         (
             ["explain", "picture.png", "--weights", "DEFAULT"],
-            "--weights DEFAULT is for torchvision's models",
+            "weights DEFAULT is for torchvision's models",
         ),
         (
             ["explain", *RESNET, "--layer", "layer5"],
@@ -263,7 +264,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         ),
         (
             ["explain", *RESNET, "--layer", "fc"],
-            "--layer fc must have spatial output (N, K, h, w), got (1, 1000); the last "
+            "layer fc must have spatial output (N, K, h, w), got (1, 1000); the last "
             "that has is layer4",
         ),
         (

@@ -16,9 +16,11 @@ from torchvision.ops import StochasticDepth
 from captum_cams import LayerRSIGradCam
 from captum_cams.metrics import average_drop
 from captum_cams.reshape import vit_tokens
-from tests.cases import ALL, BY_GRADIENT, LAYER, QUICK, build, explain
+from tests import methods
+from tests.methods import BY_GRADIENT, OURS, SMALL, WITH_LAYER, build
 from tests.models import Function, TwoPart, network, random
 
+explain = partial(methods.explain, target=0)
 X = random(3, 2, 6, 6)
 
 
@@ -37,7 +39,7 @@ def raises(words, kind=ValueError):
 
 
 @pytest.mark.parametrize("as_function", [False, True])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_training_mode_brings_one_warning_and_leaves_no_trace(name, as_function):
     model = network()
     norm = nn.BatchNorm2d(6).double()
@@ -60,7 +62,7 @@ def test_training_mode_brings_one_warning_and_leaves_no_trace(name, as_function)
         assert torch.equal(value, before[key])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_training_mode_without_consequences_is_silent(name):
     model = network()
     expected = explain(name, model, model.layer, X)
@@ -219,7 +221,7 @@ def compiled(model, backend):
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_compiled_models(name, backend):
     model = network()
     expected = explain(name, model, model.layer, X)
@@ -247,7 +249,7 @@ def test_a_compiled_module_as_the_layer():
     [torch.jit.script, partial(torch.jit.trace, example_inputs=X)],
     ids=["script", "trace"],
 )
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 def test_traced_and_scripted_models(name, make):
     plain = network()
     modules = TwoPart(plain.layer, nn.Sequential(*list(plain.head)[:-2]))
@@ -263,7 +265,7 @@ def test_traced_and_scripted_models(name, make):
         explain(name, fixed, modules.layer, X)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_data_parallel(name):
     model = network()
     maps = explain(name, nn.DataParallel(model), model.layer, X)
@@ -311,7 +313,7 @@ def test_distributed_data_parallel(tmp_path):
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 )
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_precisions(name, dtype):
     model, x = network(), X
     expected = explain(name, model, model.layer, x)
@@ -323,7 +325,7 @@ def test_precisions(name, dtype):
         assert error < {8: 1e-12, 4: 1e-5, 2: 0.4}[dtype.itemsize]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_autocast(name):
     """Maps of a layer are in the layer's dtype, as Captum's, others in the inputs'."""
     model, x = network().float(), X.float()
@@ -337,7 +339,7 @@ def test_autocast(name):
         assert error < 0.4
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_memory_format(name):
     model = network()
     expected = explain(name, model, model.layer, X)
@@ -348,7 +350,7 @@ def test_memory_format(name):
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_flags_and_gradients_stay(name, frozen, requires_grad):
     model, x = network(), X.clone().requires_grad_(requires_grad)
     expected = explain(name, model, model.layer, X)
@@ -382,7 +384,7 @@ def test_inference_mode_is_fine_without_gradients(name):
 # Threads and copies
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_two_threads_on_one_model(name):
     model = network()
     inputs = [random(2, 2, 6, 6, seed=seed) for seed in range(2)]
@@ -411,11 +413,11 @@ def test_two_threads_on_one_model(name):
     [copy.deepcopy, lambda cam: pickle.loads(pickle.dumps(cam))],
     ids=["deepcopy", "pickle"],
 )
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OURS)
 def test_copies(name, duplicate):
     """With a model of their own, whose layer is their layer."""
     model = network()
-    options = {"target": 0, **QUICK.get(name, {})}
+    options = {"target": 0, **SMALL.get(name, {})}
     cam = build(name, model, model.layer)
     expected = cam.attribute(X, **options)
     other = duplicate(cam)

@@ -10,9 +10,11 @@ from torch import nn
 
 from captum_cams import LayerRSIGradCam
 from captum_cams.reshape import channels_last, vit_tokens
-from tests.cases import BY_GRADIENT, LAYER, LISTS, OF_LAYER, build, explain
+from tests import methods
+from tests.methods import BY_GRADIENT, OF_LAYER, WITH_LAYER, build
 from tests.models import Function, TwoPart, network, random
 
+explain = partial(methods.explain, target=0)
 X = random(3, 2, 6, 6)
 
 
@@ -58,7 +60,7 @@ def laid_out(layout):
 
 @pytest.mark.parametrize("layer_input", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 def test_the_layout_of_a_layer_does_not_matter(name, layout, layer_input):
     plain, model, transform = laid_out(layout)
     expected = explain(name, plain, plain.layer, X)
@@ -77,7 +79,7 @@ def test_the_layout_of_a_layer_does_not_matter(name, layout, layer_input):
         assert not maps.requires_grad
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_every_layer_of_a_list_is_transformed(name):
     plain, model, transform = laid_out("channels last")
     same = TwoPart(
@@ -90,7 +92,7 @@ def test_every_layer_of_a_list_is_transformed(name):
     torch.testing.assert_close(maps[1], twice)
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 def test_the_transforms_function_may_be_any_rearrangement(name):
     """Flipped places flip the map."""
     plain = network()
@@ -172,7 +174,7 @@ def test_channels_last_needs_places():
         channels_last(random(2, 5))
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 @pytest.mark.parametrize(
     ("transform", "words"),
     [
@@ -189,7 +191,7 @@ def test_transforms_that_give_no_maps(name, transform, words):
         explain(name, model, model.layer, X, transform, internal_batch_size=3)
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", WITH_LAYER)
 def test_a_transform_is_a_function(name):
     model = network()
     with raises(
@@ -215,7 +217,7 @@ def test_other_axes_than_the_inputs_bring_one_warning(name, batch):
         warnings.simplefilter("always")
         explain(name, model, model.layer, X, internal_batch_size=batch)
     assert [str(warning.message) for warning in caught] == [ADVICE]
-    assert caught[0].filename.endswith("cases.py")  # the line that called
+    assert caught[0].filename.endswith("methods.py")  # the line that called
 
 
 @pytest.mark.parametrize("name", ["group-cam", "score-cam"])

@@ -1,0 +1,134 @@
+"""
+What an evaluation writes down: one JSON object a line, closed batch by batch.
+
+A folder of results holds ``run.json``, a :class:`Run`, and for each process
+``results-RANK.jsonl``. A line of the latter is one of
+
+- :class:`Explained`: one picture, target, layer and method with its metrics,
+- :class:`Unused`: a picture that passes no protocol's filter,
+- :class:`Skipped`: a picture that could not be read or explained, and why,
+- ``{"batch": 3}``, which closes the batch whose lines came before it. Lines that no
+  such line follows are of an interrupted batch, which is redone.
+
+:class:`Records` reads them back in the order of the pictures, whoever wrote them: an
+iterable that may be passed over any number of times and holds one batch in memory.
+Its order is fixed: index, then target, layer and method as :class:`Run` lists them.
+
+Values of metrics are under their functions' names, arguments that are not the
+default in parentheses. NaN is null. The full list, with the protocols that ask them:
+
+========================================  ===========================  ==============
+name                                      value                        protocols
+========================================  ===========================  ==============
+``heatmap_mean``                          number                       rsi
+``heatmap_mean(normalize)``               number, of the normalised    rsi
+``dark_heatmaps``                         0 or 1 for each ``run.eps``  rsi
+``average_drop``                          number                       rsi
+``increase_in_confidence``                0 or 1                       rsi
+``pixel_energy``                          number                       rsi, igc
+``box_overlap.iou``, ``.iob``, ``.ior``   for each ``run.thresholds``  rsi
+``bbox_score``                            number                       igc
+``average_drop(top_fraction=0.15)``       number                       igc
+``increase_in_confidence(top_fraction=    0 or 1                       igc
+0.15)``
+``insertion_auc``, ``deletion_auc``,      number                       group-cam
+``overall``
+``insertion_curve``, ``deletion_curve``   ``run.curve_steps`` + 1      group-cam
+                                          numbers from 0 to all pixels
+``pointing_game``                         0 or 1                       group-cam
+``randomization_check.spearman``,         for each ``run.randomized``  group-cam, of
+``randomization_check.ssim``              layer, from the output down  a few pictures
+========================================  ===========================  ==============
+
+A metric is there where a protocol of the record asks for it of this method; what a
+record does not have, such as the curves of an ablation, is absent, not null.
+"""
+
+from typing import TypeAlias, TypedDict, final
+
+Value: TypeAlias = float | list[float | None] | None
+
+
+@final
+class Explained(TypedDict):
+    """The metrics of one map."""
+
+    index: int
+    """The picture's place in the data set."""
+    picture: str
+    """Its file's name, for people."""
+    target: int
+    """The explained class, a place in the model's output. A picture may have several
+    (VOC, COCO), each with records of its own."""
+    category: str
+    """The class' name."""
+    probability: float
+    """Of the target, in [0, 1]."""
+    protocols: list[str]
+    """Those whose filter picture and target pass: of ``rsi``, ``igc``, ``group-cam``.
+    Only those of the run."""
+    method: str
+    """A name of the registry, such as ``rsi-grad-cam``, with arguments where these are
+    not the default: ``rise(n_masks=500)``; for the ablations ``group-cam(groups=8)``
+    and ``group-cam(denoise_percentile=50)``."""
+    layer: str
+    """Dotted name. Methods without a layer (``rise``, ``xrai``) have ``""``."""
+    values: dict[str, Value]
+    """By the names above."""
+    seconds: float
+    """The picture's share of the time of its batch, for the map alone."""
+
+
+@final
+class Unused(TypedDict):
+    """A picture that was read and that no protocol wants."""
+
+    index: int
+    picture: str
+    protocols: list[str]
+    """Empty."""
+
+
+@final
+class Skipped(TypedDict):
+    """A picture without results."""
+
+    index: int
+    picture: str
+    skipped: str
+    """One sentence: why."""
+
+
+Record: TypeAlias = Explained | Unused | Skipped
+
+
+class Run(TypedDict):
+    """What ``run.json`` holds: all but `started` must stay when a run goes on."""
+
+    settings: dict[str, object]
+    """All that can change a result, by the arguments' names: ``dataset``, ``root``,
+    ``model``, ``weights``, ``size``, ``limit``, ``batch_size``, ``seed`` and so on, and
+    what the files held."""
+    network: str
+    """The model's name, for headings."""
+    pictures: int
+    """How many the data set has (after ``limit``)."""
+    methods: dict[str, list[str]]
+    """For each protocol of the run its methods, ablations last, in the order of the
+    tables."""
+    layers: list[str]
+    """Dotted names."""
+    classes: list[str]
+    """Names of the model's outputs; empty where unknown."""
+    eps: list[float]
+    """Of ``dark_heatmaps``, ascending."""
+    thresholds: list[float]
+    """Of ``box_overlap``, ascending."""
+    curve_steps: int
+    """Of the insertion and deletion curves."""
+    randomized: list[str]
+    """Layers of ``randomization_check``, in the order they lose their weights."""
+    versions: dict[str, str]
+    """Of Python and the libraries."""
+    started: str
+    """ISO 8601, UTC."""

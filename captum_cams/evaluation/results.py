@@ -1,0 +1,197 @@
+"""Files of results: written batch by batch, cut back after a kill, read in order."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from captum_cams._checks import UserError
+from captum_cams.evaluation.records import Record, Run
+
+_RUN = "run.json"
+
+
+class _Extent(NamedTuple):
+    """Where a batch's lines are, its closing line left out."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+class Records(Iterable[Record]):
+    """
+    All records of a folder, by index, whoever wrote them.
+
+    May be passed over any number of times, and holds one batch in memory.
+
+    Args:
+        folder (Path): With ``run.json`` and ``results-*.jsonl``.
+
+    Raises:
+        UserError: If a file is not one of an evaluation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.run = read_run(folder)
+        self.extents: dict[int, _Extent] = {}
+        for path in _files(folder):
+            for batch, extent in _scan(path)[0].items():
+                self.extents.setdefault(batch, extent)
+
+    def __iter__(self) -> Iterator[Record]:
+        for _, (path, start, stop) in sorted(self.extents.items()):
+            with path.open("rb") as file:
+                file.seek(start)
+                lines = file.read(stop - start).splitlines()
+            yield from map(json.loads, lines)
+
+
+class Writer:
+    """
+    The file of one process, to which finished batches are added.
+
+    Args:
+        folder (Path): Of the results.
+        rank (int): Of the process.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.file: IO[bytes] = (folder / f"results-{rank}.jsonl").open("ab")
+
+    def add(self, batch: int, records: Iterable[Record]) -> None:
+        """A finished batch, which a kill from now on leaves there."""
+        lines: list[Mapping[str, Any]] = [*records, {"batch": batch}]
+        self.file.write(b"".join(_line(line) for line in lines))
+        self.file.flush()
+
+    def close(self) -> None:
+        """No more batches."""
+        self.file.close()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def cut_back(folder: Path) -> None:
+    """Takes away what an interrupted process wrote of an unfinished batch."""
+    for path in _files(folder):
+        _, end = _scan(path)
+        if end < path.stat().st_size:
+            os.truncate(path, end)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("results-*.jsonl"))
+
+
+def _scan(path: Path) -> tuple[dict[int, _Extent], int]:
+    """The finished batches, and where the last one ends."""
+    batches: dict[int, _Extent] = {}
+    place = end = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):  # the last, cut short by a kill
+                if not (line.isascii() and line.startswith(b'{"'[: len(line)])):
+                    raise _broken(path, number)
+                break
+            record = _parsed(line)
+            if record is None:
+                raise _broken(path, number)
+            start, place = place, place + len(line)
+            if "batch" in record:
+                batches.setdefault(record["batch"], _Extent(path, end, start))
+                end = place
+    return batches, end
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A line as it was written, or None if it cannot have been."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    if "batch" in record:
+        return record if type(record["batch"]) is int else None
+    wanted = {"index": int, "picture": str}
+    fits = all(isinstance(record.get(key), kind) for key, kind in wanted.items())
+    return record if fits and ("skipped" in record or "protocols" in record) else None
+
+
+def _broken(path: Path, number: int) -> UserError:
+    return UserError(
+        f"line {number} of {path} was not written by an evaluation; put the file "
+        "right, or write to another folder"
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """What ``run.json`` holds."""
+    path = folder / _RUN
+    try:
+        run = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError:
+        run = None
+    if not isinstance(run, dict) or set(run) != set(Run.__annotations__):
+        raise UserError(
+            f"{path} was not written by an evaluation of this version; write to "
+            "another folder"
+        )
+    return cast(Run, run)
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """All or nothing, whenever the process is killed."""
+    part = folder / f"{_RUN}.part"
+    part.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", "ascii")
+    os.replace(part, folder / _RUN)
+
+
+def check_same(folder: Path, run: Run) -> bool:
+    """
+    Whether the folder holds a begun run, which must be the same one.
+
+    Raises:
+        UserError: If it is another one, with what differs.
+    """
+    if not (folder / _RUN).exists():
+        if files := _files(folder):
+            raise UserError(
+                f"{files[0]} is there without {_RUN}, which says what it holds; "
+                "write to another folder"
+            )
+        return False
+    before, now = _facts(read_run(folder)), _facts(run)
+    for name in now | before:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            raise UserError(
+                f"{folder} holds a run with {name} {_shown(old)}, which now is "
+                f"{_shown(new)}; give what it was, or write to another folder"
+            )
+    return True
+
+
+def _facts(run: Run) -> dict[str, object]:
+    """All that must stay, by name."""
+    versions = {f"version of {name}": of for name, of in run["versions"].items()}
+    others = {
+        "methods by protocol" if key == "methods" else key: value
+        for key, value in run.items()
+        if key not in ("settings", "versions", "started")
+    }
+    # What JSON makes of tuples counts as the same.
+    facts: dict[str, object] = json.loads(
+        json.dumps({**run["settings"], **versions, **others})
+    )
+    return facts
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else json.dumps(value)

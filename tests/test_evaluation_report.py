@@ -1,0 +1,466 @@
+"""Tables, figures and report from records that are made up."""
+
+import base64
+import csv
+import io
+import json
+import math
+import random
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captum_cams.evaluation import figures, report, tables
+from captum_cams.evaluation.results import Records
+
+EPS = [1e-8, 1e-4]
+METHODS = ["grad-cam", "rsi-grad-cam", "rise"]
+ABLATIONS = ["group-cam(groups=8)", "group-cam(denoise_percentile=50)"]
+
+
+def a_run(**changes):
+    run = {
+        "settings": {"dataset": "folder", "root": "a/b", "device": "cpu", "seed": 0},
+        "network": "net <b>",
+        "pictures": 4,
+        "methods": {
+            "rsi": METHODS[:2],
+            "igc": METHODS[:2],
+            "group-cam": [*METHODS, "group-cam", *ABLATIONS],
+        },
+        "layers": ["block.4", "block.5"],
+        "classes": ["cat", "dog"],
+        "eps": EPS,
+        "thresholds": [0.25, 0.5],
+        "curve_steps": 4,
+        "randomized": ["linear", "conv"],
+        "versions": {"torch": "2"},
+        "started": "2022-05-22T00:00:00+00:00",
+    }
+    return {**run, **changes}
+
+
+def a_record(index=0, method="grad-cam", layer="block.4", values=None, **changes):
+    record = {
+        "index": index,
+        "picture": f"{index}.png",
+        "target": index % 2,
+        "category": ["cat", "dog"][index % 2],
+        "probability": 0.5,
+        "protocols": ["rsi", "igc", "group-cam"],
+        "method": method,
+        "layer": layer,
+        "values": values or {},
+        "seconds": 0.5,
+    }
+    return {**record, **changes}
+
+
+def all_values(draw, method):
+    areas = {
+        "insertion_auc": draw(),
+        "deletion_auc": draw(),
+        "overall": draw() - draw(),
+    }
+    if "(" in method:
+        return areas
+    return areas | {
+        "heatmap_mean": draw() * 1e-3,
+        "heatmap_mean(normalize)": draw(),
+        "dark_heatmaps": [float(draw() < 0.3), float(draw() < 0.7)],
+        "average_drop": draw(),
+        "increase_in_confidence": float(draw() < 0.5),
+        "pixel_energy": draw() if draw() < 0.8 else None,
+        "box_overlap.iou": [draw(), draw()],
+        "box_overlap.iob": [draw(), draw()],
+        "box_overlap.ior": [draw(), None],
+        "bbox_score": draw(),
+        "average_drop(top_fraction=0.15)": draw(),
+        "increase_in_confidence(top_fraction=0.15)": float(draw() < 0.5),
+        "insertion_curve": sorted(draw() for _ in range(5)),
+        "deletion_curve": sorted((draw() for _ in range(5)), reverse=True),
+        "pointing_game": float(draw() < 0.5),
+        "randomization_check.spearman": [draw(), draw()],
+        "randomization_check.ssim": [draw(), draw()],
+    }
+
+
+def many_records(run, pictures=12, seed=0):
+    draw = random.Random(seed).random
+    for index in range(pictures):
+        if index == 3:
+            yield {"index": 3, "picture": "3.png", "skipped": "the file is <broken>"}
+            continue
+        if index == 4:
+            yield {"index": 4, "picture": "4.png", "protocols": []}
+            continue
+        probability = draw()
+        for layer in ["", *run["layers"]]:
+            for method in [*METHODS, "group-cam", *ABLATIONS]:
+                if (layer == "") == (method == "rise"):
+                    values = all_values(draw, method)
+                    yield a_record(
+                        index, method, layer, values, probability=probability
+                    )
+
+
+def gallery(index, target, method, layer):
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(index))
+    box = torch.tensor([[4.0, 4.0, 20.0, 20.0]])
+    return picture, picture.mean(0)[::8, ::8], box, f"<script>{index}</script> & co"
+
+
+def rows(folder):
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def the_row(folder, **wanted):
+    (row,) = [
+        row
+        for row in rows(folder)
+        if all(row[name] == value for name, value in wanted.items())
+    ]
+    return row
+
+
+def test_means_and_standard_errors_are_those_by_hand(tmp_path):
+    numbers = [0.25, None, 0.5, 1.0]
+    records = [a_record(i, values={"average_drop": x}) for i, x in enumerate(numbers)]
+    tables.write(tmp_path, a_run(), records)
+    row = the_row(tmp_path, metric="average_drop", method="grad-cam")
+    mean = 1.75 / 3
+    squares = (0.25 - mean) ** 2 + (0.5 - mean) ** 2 + (1 - mean) ** 2
+    assert float(row["mean"]) == pytest.approx(mean, rel=1e-15)
+    assert float(row["standard_error"]) == pytest.approx(math.sqrt(squares / 2 / 3))
+    assert (row["count"], row["missing"], row["category"]) == ("3", "1", "all")
+
+
+def test_running_means_agree_with_numpy_and_keep_equal_numbers_exact():
+    values = np.random.default_rng(0).lognormal(size=(50, 3))
+    values[values < 0.3] = np.nan
+    means = tables.Means(3)
+    for row in values:
+        means.add(row)
+    for place, column in enumerate(values.T):
+        known = column[~np.isnan(column)]
+        mean = means[place]
+        assert mean.mean == pytest.approx(known.mean())
+        assert mean.standard_error == pytest.approx(
+            known.std(ddof=1) / math.sqrt(len(known))
+        )
+        assert (mean.number, mean.missing) == (len(known), 50 - len(known))
+    same = tables.Means(1)
+    for _ in range(7):
+        same.add(np.array([0.1]))
+    assert same[0] == (0.1, 0.0, 7, 0)
+
+
+def test_one_value_has_no_error_and_none_no_mean():
+    means = tables.Means(2)
+    means.add(np.array([0.5, np.nan]))
+    means.add(np.array([np.inf, np.inf]))  # not in this record
+    assert means[0] == (0.5, None, 1, 0)
+    assert means[1] == (None, None, 0, 1)
+
+
+def test_by_class_and_mean_over_classes(tmp_path):
+    hits = [1.0, 1.0, 0.0, 1.0]  # cat, dog, cat, dog
+    records = [
+        a_record(i, values={"pointing_game": x, "pixel_energy": x / 4})
+        for i, x in enumerate(hits)
+    ]
+    tables.write(tmp_path, a_run(), records)
+    for metric, wanted in (("pointing_game", 0.5), ("pixel_energy", 0.125)):
+        row = the_row(tmp_path, metric=metric, category="cat")
+        assert float(row["mean"]) == wanted and row["count"] == "2"
+    row = the_row(tmp_path, metric="pointing_accuracy")
+    assert (float(row["mean"]), row["count"]) == (0.75, "2")
+    # Errors 0.5 of the cats and 0 of the dogs.
+    assert float(row["standard_error"]) == pytest.approx(0.25)
+
+
+def test_classes_that_share_a_name_stay_apart(tmp_path):
+    records = [
+        a_record(i, target=target, category="crane", values={"pointing_game": 1.0})
+        for i, target in enumerate((134, 517))
+    ]
+    tables.write(tmp_path, a_run(), records)
+    names = {row["category"] for row in rows(tmp_path)}
+    assert names == {"all", "crane (134)", "crane (517)"}
+
+
+def test_names_that_are_not_unicode_can_be_written(tmp_path):
+    records = [a_record(category="caf\udce9", values={"pointing_game": 1.0})]
+    tables.write(tmp_path, a_run(), records)
+    assert the_row(tmp_path, metric="pointing_game", category="caf\\udce9")
+
+
+@pytest.mark.parametrize(
+    ("metric", "means", "best"),
+    [
+        ("average_drop", [0.5, 0.25, None], [1]),
+        ("insertion_auc", [0.5, 0.25, 0.75], [2]),
+        ("insertion_auc", [0.5001, 0.5, 0.1], [0, 1]),  # 50.0 each, as they are read
+        ("deletion_auc", [0.5, 0.5, None], []),  # none is better than another
+        ("heatmap_mean(normalize)", [0.5, 0.25, 0.1], []),
+        ("deletion_auc", [None, 0.25], []),  # nothing to compare with
+    ],
+)
+def test_the_best_are_bold_by_the_metrics_direction(metric, means, best):
+    row = tables.cells([tables.Mean(mean, None, 1) for mean in means], metric)
+    assert [i for i, cell in enumerate(row) if cell.best] == best
+
+
+def test_cells_are_written_as_in_the_papers():
+    (cell,) = tables.cells([tables.Mean(0.12345, 0.0021, 9)], "pixel_energy")
+    assert cell.text == "12.35 ± 0.21"
+    (cell,) = tables.cells([tables.Mean(-1e-9, None, 1)], "overall")
+    assert cell.text == "0.0"
+    (cell,) = tables.cells([tables.Mean(None, None, 0, 3)], "overall")
+    assert cell.text == "\N{EN DASH}"
+
+
+def test_markdown_holds_the_papers_tables(tmp_path):
+    records = [
+        a_record(i, method, values={"insertion_auc": x, "pixel_energy": x})
+        for i in range(2)
+        for method, x in (("grad-cam", 0.5), ("rsi-grad-cam", 0.625), ("group-cam", 0))
+    ]
+    records += [
+        a_record(9, ABLATIONS[0], values={"insertion_auc": 0.75}),
+        a_record(9, "rise", "", values={"insertion_auc": 0.25}),
+    ]
+    tables.write(tmp_path, a_run(), records)
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "# net \\<b\\> on folder" in text
+    assert "| EBPG, % ↑ | 50.00 ± 0.00 | **62.50** ± 0.00 |" in text
+    assert "| insertion, % ↑ | 50.0 ± 0.0 | **62.5** ± 0.0 | 25.0 | 0.0 ± 0.0 |" in text
+    assert "| 8 | **75.0** |" in text and "| 32 | 0.0 ± 0.0 |" in text
+    assert "nan" not in text.lower()
+
+
+def test_a_method_without_a_layer_stands_beside_every_layer(tmp_path):
+    records = [
+        a_record(0, "rise", "", values={"overall": 0.25}),
+        a_record(0, "grad-cam", "block.4", values={"overall": 0.5}),
+        a_record(0, "grad-cam", "block.5", values={"overall": 0.125}),
+    ]
+    tables.write(tmp_path, a_run(), records)
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert text.count("25.0") == 2
+    assert "Insertion and deletion (Table 1): `block.4`" in text
+
+
+def test_probability_of_dark_maps_is_of_the_dark_ones_alone(tmp_path):
+    records = [
+        a_record(i, probability=p, values={"dark_heatmaps": [dark, 0.0]})
+        for i, (p, dark) in enumerate([(0.5, 1.0), (0.75, 1.0), (0.1, 0.0)])
+    ]
+    tables.write(tmp_path, a_run(), records)
+    row = the_row(tmp_path, metric="dark_heatmaps.probability[1e-08]")
+    assert (float(row["mean"]), row["count"]) == (0.625, "2")
+    names = [row["metric"] for row in rows(tmp_path)]
+    assert "dark_heatmaps.probability[0.0001]" not in names
+
+
+def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
+    records = [
+        a_record(0, values={"average_drop": 0.5}, protocols=["group-cam"]),
+        a_record(0, target=1, values={"average_drop": 0.5}, protocols=["group-cam"]),
+        a_record(1, "rise", "", values={"average_drop": 0.5}),
+        {"index": 2, "picture": "a", "skipped": "is broken"},
+        {"index": 3, "picture": "b", "protocols": []},
+    ]
+    summary = tables.Summary(a_run(), records)
+    assert (summary.read, summary.skipped.total()) == (3, 1)
+    assert summary.pictures == {"rsi": 0, "igc": 0, "group-cam": 2}
+    assert summary.targets["group-cam"] == 3
+    lines = tables.counts(summary)
+    assert lines[:2] == ["3 of 4 pictures read, 1 skipped.", "Skipped, 1: is broken"]
+    assert "Group-CAM uses 2 of them, with 3 explained classes: all." in lines
+
+
+def test_what_was_not_reached_is_told():
+    lines = tables.counts(tables.Summary(a_run(), []))
+    assert lines[1] == "Not reached: 4; the run is not finished."
+
+
+def test_without_pictures_all_files_say_so(tmp_path):
+    run, records = a_run(), [{"index": 0, "picture": "a", "protocols": []}]
+    tables.write(tmp_path, run, records)
+    figures.write(tmp_path, run, records)
+    report.write(tmp_path, run, records, gallery)
+    for name in ("summary.md", "report.html"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert "No picture passed the filter of RSI-Grad-CAM" in text
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_times_are_apart(tmp_path):
+    records = [a_record(i, seconds=i + 1.0) for i in range(3)]
+    tables.write(tmp_path, a_run(), records)
+    text = (tmp_path / "timings.md").read_text("utf-8")
+    assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
+    assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
+
+
+def test_files_of_any_ranks_give_the_same_bits(tmp_path):
+    run = a_run(pictures=12)
+    records = list(many_records(run))
+    batches = [[r for r in records if r["index"] // 2 == b] for b in range(6)]
+    texts = []
+    for world in (1, 2, 3):
+        folder = tmp_path / f"{world}"
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(run))
+        shuffled = random.Random(world).sample(range(6), 6)
+        for rank in range(world):
+            lines = [
+                line
+                for batch in shuffled[rank::world]
+                for line in [*batches[batch], {"batch": batch}]
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"results-{rank}.jsonl").write_text(text)
+        tables.write(folder, run, Records(folder))
+        texts.append([(folder / f"summary.{e}").read_bytes() for e in ("csv", "md")])
+    assert texts[0] == texts[1] == texts[2]
+
+
+@pytest.mark.parametrize("window", [1, 4, 20])
+def test_rolling_means_are_those_of_a_loop(window):
+    values = np.random.default_rng(0).random(20)
+    values[[3, 4, 5, 6, 12]] = np.nan
+    slow = []
+    for start in range(len(values) - window + 1):
+        known = [x for x in values[start : start + window] if not math.isnan(x)]
+        slow.append(sum(known) / len(known) if known else math.nan)
+    np.testing.assert_allclose(figures.rolling_mean(values, window), slow)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A folder with all files, and what the report asked the gallery for."""
+    folder, asked = tmp_path_factory.mktemp("evaluated"), []
+    run = a_run(pictures=12, layers=["block.4"])
+    records = list(many_records(run))
+
+    def noted(*key):
+        asked.append(key)
+        return gallery(*key)
+
+    tables.write(folder, run, records)
+    figures.write(folder, run, records)
+    report.write(folder, run, records, noted)
+    return folder, asked
+
+
+def test_figures_are_pictures_with_captions(evaluated):
+    folder, _ = evaluated
+    files = {path.name: path for path in (folder / "figures").iterdir()}
+    assert set(files) == {
+        "rsi-heatmap-means-before.png",
+        "rsi-heatmap-means-after.png",
+        "rsi-dark-heatmaps.png",
+        "rsi-rolling-average_drop.png",
+        "rsi-rolling-increase_in_confidence.png",
+        "rsi-rolling-pixel_energy.png",
+        "rsi-rolling-iou-block.4.png",
+        "rsi-rolling-iob-block.4.png",
+        "rsi-rolling-ior-block.4.png",
+        "group-cam-curves.png",
+        "group-cam-groups.png",
+        "group-cam-theta.png",
+        "group-cam-sanity-spearman.png",
+        "group-cam-sanity-ssim.png",
+    }
+    for name, path in files.items():
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert name.startswith(image.info["Subject"])
+            assert image.info["Description"].endswith(".")
+
+
+def test_the_best_typical_and_worst_are_chosen_by_the_main_metric():
+    drops = [0.5, 0.1, 0.9, None, 0.3, 0.6]  # lower is better
+    records = [
+        a_record(i, values={"average_drop": x, "overall": x})
+        for i, x in enumerate(drops)
+    ]
+    chosen = report.cases(a_run(), records)
+    of_rsi = chosen["rsi", "grad-cam", "block.4"]
+    assert [case.picture for case in of_rsi] == [1, 0, 2]
+    assert of_rsi[0] == ("best", 0.1, 1, 1)
+    of_group_cam = chosen["group-cam", "grad-cam", "block.4"]
+    assert [case.picture for case in of_group_cam] == [2, 0, 1]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would act on."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.images, self.text = [], [], [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        of = dict(attributes)
+        assert tag != "script" and not any(name.startswith("on") for name in of)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.ids += [of["id"]] if "id" in of else []
+        self.links += [of["href"]] if "href" in of else []
+        if tag == "img":
+            self.images.append(of)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_is_one_sound_file_that_shows_all(evaluated):
+    folder, asked = evaluated
+    page = Page()
+    page.feed((folder / "report.html").read_text("utf-8"))
+    assert page.open == []
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert len(page.ids) == len(set(page.ids))
+    kinds = [image["src"].split(",")[0] for image in page.images]
+    drawn = len(list((folder / "figures").iterdir()))
+    assert kinds.count("data:image/png;base64") == drawn
+    # Three of each: 2, 2 and 4 methods, ablations left out.
+    assert kinds.count("data:image/jpeg;base64") == 3 * 8
+    content = base64.b64decode(page.images[-1]["src"].split(",")[1])
+    assert Image.open(io.BytesIO(content)).format == "JPEG"
+    assert all(image["alt"] for image in page.images)
+    assert len(asked) == len(set(asked))  # nothing is explained twice
+    for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
+        assert text in page.text
+
+
+def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
+    records = [a_record(values={"pixel_energy": 0.5, "average_drop": None})]
+    tables.write(tmp_path, a_run(), records)
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| EBPG, % ↑ | 50.00 | \N{EN DASH} |" in text
+    assert "| average drop, % ↓ | \N{EN DASH} | \N{EN DASH} |" in text
+    assert "left out: 1." in text
+    for absent in ("increase", "IoU", "insertion", "Pointing", "Sanity", "Groups"):
+        assert absent not in text
+
+
+def test_ablations_are_apart_and_other_arguments_are_not():
+    names = ["group-cam", *ABLATIONS, "group-cam(use_gradients=False)", "rise"]
+    run = a_run(methods={"group-cam": names}, settings={"groups": 16})
+    assert tables.ablation(run, "groups") == {8: ABLATIONS[0], 16: "group-cam"}
+    theta = {50: ABLATIONS[1], 70: "group-cam"}
+    assert tables.ablation(run, "denoise_percentile") == theta
+    assert tables.columns(run, "group-cam") == [names[0], *names[3:]]
+    run = a_run(methods={"group-cam": ABLATIONS[:1]})
+    assert tables.ablation(run, "groups") == {}  # nothing to compare with
+    assert tables.columns(run, "group-cam") == ABLATIONS[:1]

@@ -1,0 +1,527 @@
+"""Runs of a few pictures by a network of four outputs, too small to be right."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
+from captum_cams.evaluation import evaluate, runner
+from captum_cams.evaluation.protocols import (
+    ALL_METRICS,
+    CURVE_STEPS,
+    EPS,
+    POINTING_TOLERANCE,
+    PROTOCOLS,
+    THRESHOLDS,
+    TOP,
+    Candidate,
+    parse_method,
+)
+from captum_cams.evaluation.results import Records
+from captum_cams.examples import shape_pictures, shapes_model
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=4), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )
+"""
+QUICK = {
+    "dataset": "folder",
+    "model": "evaluated_net:build",
+    "size": 32,
+    "batch_size": 2,
+    "layers": ["1", "3"],
+    "methods": ["grad-cam", "integrated-grad-cam", "rise(n_masks=4)"],
+    "metrics": ["heatmap_mean", "average_drop", "dark_heatmaps"],
+}
+
+
+@pytest.fixture(autouse=True)
+def network(tmp_path, monkeypatch):
+    (tmp_path / "evaluated_net.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(map(os.path.abspath, sys.path)))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five pictures of two classes, and one that is none."""
+    for i in range(5):
+        image = shape_pictures(1, 64, seed=i).images[0]
+        path = tmp_path / f"data/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 255).byte().movedim(0, -1).numpy()).save(path)
+    (tmp_path / "data/b/broken.png").write_bytes(b"no picture")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """The summary alone."""
+    monkeypatch.setattr(runner.figures, "write", lambda *_: None)
+    monkeypatch.setattr(runner.report, "write", lambda *_: None)
+
+
+def summary(folder):
+    return [(folder / name).read_bytes() for name in ("summary.csv", "summary.md")]
+
+
+def timeless(records):
+    return [
+        {key: value for key, value in record.items() if key != "seconds"}
+        for record in records
+    ]
+
+
+def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
+    arguments = {
+        "limit": 2,
+        "layers": ["block3", "block4"],
+        "batch_size": 2,
+        "size": 64,
+    }
+    methods = ["rsi-grad-cam", "group-cam(groups=4)"]
+    chosen = [name for name in ALL_METRICS if name != "randomization_check"]
+    records = list(evaluate("out", methods=methods, metrics=chosen, **arguments))
+    assert len(records) == 2 * 2 * 2
+    model = shapes_model()
+    for layer in ("block3", "block4"):
+        drawn = [shape_pictures(1, 64, seed=10**7 + i) for i in range(2)]
+        images = torch.cat([one.images for one in drawn])
+        target = torch.cat([one.labels for one in drawn])
+        boxes = [one.boxes for one in drawn]
+        modules = [getattr(model, layer)]
+        (rsi,) = LayerRSIGradCam(model, modules).attribute(images, target=target)
+        group_cam = GroupCam(model, modules[0]).attribute(
+            images, target=target, groups=4
+        )
+        for method, maps in zip(methods, (rsi, group_cam), strict=True):
+            full = LayerRSIGradCam.interpolate(maps, (64, 64), "bilinear")
+            of_model = (model, images, full)
+            of_boxes = {"regions": boxes, "size": (64, 64)}
+            curves = {"target": target, "n_steps": CURVE_STEPS}
+            overlap = metrics.box_overlap(full, boxes, THRESHOLDS, size=(64, 64))
+            wanted = {
+                "heatmap_mean": metrics.heatmap_mean(full),
+                "heatmap_mean(normalize)": metrics.heatmap_mean(
+                    metrics.normalize(full)
+                ),
+                "dark_heatmaps": torch.stack(
+                    [metrics.dark_heatmaps(full, eps) for eps in EPS], 1
+                ),
+                "average_drop": metrics.average_drop(*of_model, target=target),
+                "increase_in_confidence": metrics.increase_in_confidence(
+                    *of_model, target=target
+                ),
+                f"average_drop(top_fraction={TOP})": metrics.average_drop(
+                    *of_model, target=target, top_fraction=TOP
+                ),
+                f"increase_in_confidence(top_fraction={TOP})": metrics.increase_in_confidence(
+                    *of_model, target=target, top_fraction=TOP
+                ),
+                "pixel_energy": metrics.pixel_energy(full, **of_boxes),
+                "bbox_score": metrics.bbox_score(full, **of_boxes),
+                "pointing_game": metrics.pointing_game(
+                    full, tolerance=POINTING_TOLERANCE, **of_boxes
+                ),
+                "insertion_curve": metrics.insertion_curve(*of_model, **curves),
+                "deletion_curve": metrics.deletion_curve(*of_model, **curves),
+                "insertion_auc": metrics.insertion_auc(*of_model, **curves),
+                "deletion_auc": metrics.deletion_auc(*of_model, **curves),
+                "overall": metrics.overall(*of_model, **curves),
+                **{
+                    f"box_overlap.{part}": value
+                    for part, value in overlap._asdict().items()
+                },
+            }
+            for i in range(2):
+                (record,) = [
+                    r
+                    for r in records
+                    if (r["index"], r["method"], r["layer"]) == (i, method, layer)
+                ]
+                assert record["target"] == target[i]
+                assert record["values"].keys() == wanted.keys()
+                for name, value in record["values"].items():
+                    nan = float("nan")
+                    value = (
+                        [nan if v is None else v for v in value]
+                        if isinstance(value, list)
+                        else nan
+                        if value is None
+                        else value
+                    )
+                    torch.testing.assert_close(
+                        torch.tensor(value),
+                        wanted[name][i],
+                        equal_nan=True,
+                        rtol=1e-4,
+                        atol=1e-6,
+                    )
+
+
+def test_all_counts_and_nothing_is_silent(pictures, no_report):
+    records = list(evaluate("out", root=pictures, protocol="group-cam", **QUICK))
+    (skipped,) = [record for record in records if "skipped" in record]
+    assert skipped["picture"] == "b/broken.png"
+    assert "not a picture, or a broken one" in skipped["skipped"]
+    explained = [record for record in records if "method" in record]
+    # Two layers for two methods, none for RISE.
+    assert len(explained) == 5 * 5
+    assert [r["index"] for r in records] == sorted(r["index"] for r in records)
+    assert {(r["method"], r["layer"]) for r in explained if r["index"] == 0} == {
+        ("grad-cam", "1"),
+        ("grad-cam", "3"),
+        ("integrated-grad-cam", "1"),
+        ("integrated-grad-cam", "3"),
+        ("rise(n_masks=4)", ""),
+    }
+    # Without boxes nothing passes the other filters, and that is said too.
+    unused = list(evaluate("other", root=pictures, protocol="igc", **QUICK))
+    assert sum(record.get("protocols") == [] for record in unused) == 5
+
+
+@pytest.mark.parametrize(
+    ("candidate", "passed"),
+    [
+        (Candidate(True, 1, 0.4), ["rsi", "igc", "group-cam"]),
+        (Candidate(True, 1, 0.5), ["igc", "group-cam"]),
+        (Candidate(True, 2, 0.4), ["igc", "group-cam"]),
+        (Candidate(False, 1, 0.4), ["igc", "group-cam"]),
+        (Candidate(True, 0, 0.0), ["group-cam"]),
+    ],
+)
+def test_filters_of_the_papers(candidate, passed):
+    assert [name for name, of in PROTOCOLS.items() if of.wants(candidate)] == passed
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A finished run, to be cut at any place."""
+    place = tmp_path_factory.mktemp("unbroken")
+    (place / "evaluated_net.py").write_text(MODEL)
+    for i in range(3):
+        image = shape_pictures(1, 64, seed=i).images[0]
+        path = place / f"data/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 255).byte().movedim(0, -1).numpy()).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(runner.figures, "write", lambda *_: None)
+        patch.setattr(runner.report, "write", lambda *_: None)
+        evaluate("out", root="data", protocol="group-cam", **CUT)
+    return place
+
+
+CUT = QUICK | {
+    "methods": ["grad-cam", "rise(n_masks=2)"],
+    "metrics": ["heatmap_mean", "average_drop"],
+    "layers": ["3"],
+    "batch_size": 1,
+}
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(share=st.floats(0, 1), ranks=st.sampled_from([0, 3]))
+def test_a_run_killed_anywhere_goes_on(unbroken, no_report, monkeypatch, share, ranks):
+    monkeypatch.chdir(unbroken)
+    whole, cut = unbroken / "out", unbroken / "cut"
+    shutil.rmtree(cut, ignore_errors=True)
+    shutil.copytree(whole, cut)
+    content = (whole / "results-0.jsonl").read_bytes()
+    (cut / "results-0.jsonl").unlink()
+    (cut / f"results-{ranks}.jsonl").write_bytes(content[: round(share * len(content))])
+    for name in ("summary.csv", "summary.md"):
+        (cut / name).unlink()
+    records = evaluate("cut", root="data", protocol="group-cam", **CUT)
+    assert timeless(records) == timeless(Records(whole))
+    assert summary(cut) == summary(whole)
+
+
+def test_a_finished_run_is_not_done_again(unbroken, no_report, monkeypatch):
+    monkeypatch.chdir(unbroken)
+    monkeypatch.setattr(runner, "_batch", None)
+    before = (unbroken / "out/results-0.jsonl").read_bytes()
+    evaluate("out", root="data", protocol="group-cam", **CUT)
+    assert (unbroken / "out/results-0.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 3}, "a run with seed 0, which now is 3; give what it was, or write"),
+        ({"batch_size": 2}, "batch_size 1, which now is 2"),
+        (
+            {"methods": ["grad-cam"]},
+            r'methods \["grad-cam", "rise\(n_masks=2\)"\], which now is \["grad-cam"\]',
+        ),
+        ({"limit": 2}, "limit none, which now is 2"),
+        ({"size": 40}, "size 32, which now is 40"),
+        ({"layers": ["1"]}, r'layers \["3"\], which now is \["1"\]'),
+    ],
+)
+def test_other_settings_are_refused(unbroken, monkeypatch, change, words):
+    monkeypatch.chdir(unbroken)
+    with pytest.raises(ValueError, match=words):
+        evaluate("out", root="data", protocol="group-cam", **CUT | change)
+
+
+def test_other_weights_are_refused(unbroken, monkeypatch):
+    monkeypatch.chdir(unbroken)
+    monkeypatch.setattr(
+        runner,
+        "load_network",
+        lambda *_, load=runner.load_network, **more: changed(load(*_, **more)),
+    )
+    with pytest.raises(ValueError, match="a run with digest of the parameters "):
+        evaluate("out", root="data", protocol="group-cam", **CUT)
+
+
+def changed(network):
+    with torch.no_grad():
+        next(network.model.parameters()).add_(1)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "results-0.jsonl",
+            bytes(range(256)),
+            "line 1 of .*results-0.jsonl was not written",
+        ),
+        (
+            "results-0.jsonl",
+            b"\x93\x00\xff",
+            "line 1 of .*results-0.jsonl was not written",
+        ),
+        (
+            "results-5.jsonl",
+            b'{"index": 1}\n',
+            "line 1 of .*results-5.jsonl was not written",
+        ),
+        ("results-5.jsonl", b"[1]\n", "line 1 of .*results-5.jsonl was not written"),
+        ("results-5.jsonl", b'{"batch": "x"}\n', "line 1 of .*results-5.jsonl was not"),
+        ("run.json", bytes(range(256)), "run.json was not written by an evaluation"),
+        ("run.json", b"{}", "run.json was not written by an evaluation"),
+        ("run.json", None, "results-0.jsonl is there without run.json"),
+    ],
+)
+def test_broken_files_are_one_sentence(
+    unbroken, tmp_path, monkeypatch, name, content, words
+):
+    monkeypatch.chdir(unbroken)
+    out = tmp_path / "out"
+    shutil.copytree(unbroken / "out", out)
+    if content is None:
+        (out / name).unlink()
+    else:
+        (out / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as error:
+        evaluate(out, root="data", protocol="group-cam", **CUT)
+    assert "\n" not in str(error.value)
+
+
+def test_processes_share_a_run_exactly(pictures, tmp_path, no_report):
+    """Started as torchrun starts them."""
+    chosen = CUT | {"batch_size": 2, "protocol": "group-cam"}
+    whole = evaluate("out", root=pictures, **chosen)
+    options = ["--dataset", "folder", "--root", pictures, "--protocol", "group-cam"]
+    options += ["--model", "evaluated_net:build", "--size", 32, "--batch-size", 2]
+    options += ["--layers", 3, "--methods", "grad-cam,rise(n_masks=2)"]
+    options += ["--metrics", "heatmap_mean,average_drop", "--device", "cpu"]
+    for size in (2, 3):
+        out = tmp_path / f"out{size}"
+        command = ["-m", "captum_cams", "evaluate", "--out", out, *options]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared["PYTHONPATH"] = os.pathsep.join(sys.path)
+        group = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env=os.environ
+                | {name: str(value) for name, value in shared.items()}
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        errors = [process.communicate()[1] for process in group]
+        assert [process.returncode for process in group] == [0] * size, errors
+        assert len(list(out.glob("results-*.jsonl"))) == size
+        assert timeless(Records(out)) == timeless(whole)
+        assert summary(out) == summary(tmp_path / "out")
+
+
+def test_a_picture_that_cannot_be_explained_is_skipped_alone(
+    pictures, no_report, monkeypatch
+):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    explain = runner.Subject.explain
+
+    def broken(subject, *arguments):
+        mean = subject.inputs.mean((1, 2, 3))
+        if torch.isclose(mean, darkest, rtol=1e-5).any():
+            raise ValueError("it is too dark")
+        return explain(subject, *arguments)
+
+    data = runner.open_dataset("folder", pictures)
+    means = [data.load(i, 32).picture.mean() for i in range(5)]
+    darkest = min(means)
+    monkeypatch.setattr(runner.Subject, "explain", broken)
+    chosen = QUICK | {
+        "model": model,
+        "layers": ["1"],
+        "methods": ["grad-cam"],
+        "batch_size": 6,
+    }
+    records = list(evaluate("out", root=pictures, protocol="group-cam", **chosen))
+    reasons = {r["index"]: r["skipped"] for r in records if "skipped" in r}
+    assert reasons[means.index(darkest)] == "ValueError: it is too dark"
+    assert len(reasons) == 2
+    assert len(records) == 6
+
+
+def test_no_picture_at_all_is_an_error(pictures, no_report):
+    chosen = QUICK | {"size": 20, "methods": ["group-cam"], "layers": ["1"]}
+    with pytest.raises(
+        ValueError,
+        match="no picture could be explained; of the first: ValueError: the blur's kernel",
+    ):
+        evaluate("out", root=pictures, protocol="group-cam", **chosen)
+
+
+def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_report):
+    monkeypatch.setattr(runner.util, "find_spec", lambda name: None)
+    arguments = {"limit": 1, "size": 64, "protocol": "group-cam"}
+    with pytest.raises(ValueError, match=r"^xrai needs skimage; pip install 'captum-"):
+        evaluate("out", methods=["xrai"], **arguments)
+    words = "xrai needs skimage; .* brings it, and without it is left out"
+    with pytest.warns(UserWarning, match=words):
+        records = evaluate("out", metrics=["overall", "insertion_auc"], **arguments)
+    assert "xrai" not in records.run["methods"]["group-cam"]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("grad-cam", "grad-cam"),
+        ("group-cam()", "group-cam"),
+        (
+            " group-cam( groups = 8,denoise_percentile=None)",
+            "group-cam(groups=8, denoise_percentile=None)",
+        ),
+    ],
+)
+def test_methods_with_arguments(text, label):
+    spec = parse_method(text)
+    assert spec.label == label
+    assert parse_method(spec.label) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gradcam", "there is no method 'gradcam'; the closest names are grad-cam"),
+        ("group-cam(8)", "must be like group-cam"),
+        ("group-cam(groups=open('x'))", "must be like group-cam"),
+        ("group-cam(", "there is no method"),
+        ("group-cam(**{'groups': 2})", "must be like group-cam"),
+        ("group-cam(groups=8)(x=1)", "must be like group-cam"),
+    ],
+)
+def test_methods_that_are_none(text, words):
+    with pytest.raises(ValueError, match=words):
+        parse_method(text)
+
+
+def test_sanity_is_checked_on_the_first_pictures(tmp_path, no_report):
+    pytest.importorskip("skimage")
+    arguments = {
+        "limit": 2,
+        "size": 64,
+        "sanity_pictures": 1,
+        "metrics": ["randomization_check"],
+    }
+    records = list(evaluate("out", methods=["grad-cam"], **arguments))
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["randomized"] == [
+        "linear",
+        "block5",
+        "block4",
+        "block3",
+        "block2",
+        "block1",
+    ]
+    first, second = (record["values"] for record in records if "method" in record)
+    assert first.keys() == {"randomization_check.spearman", "randomization_check.ssim"}
+    assert len(first["randomization_check.ssim"]) == 6
+    assert second == {}
+
+
+def test_the_command(tmp_path, capsys):
+    options = [
+        "evaluate",
+        "--limit",
+        "2",
+        "--size",
+        "64",
+        "--protocol",
+        "rsi",
+        "--methods",
+    ]
+    assert cli.main([*options, "grad-cam", "--out", "here"]) == 0
+    out = capsys.readouterr().out
+    assert f"report: {tmp_path / 'here/report.html'}" in out
+    for name in (
+        "summary.csv",
+        "summary.md",
+        "report.html",
+        "run.json",
+        "results-0.jsonl",
+    ):
+        assert (tmp_path / "here" / name).stat().st_size > 0
+    assert list((tmp_path / "here/figures").glob("*.png"))
+    assert cli.main([*options, "hi-res-cam", "--out", "here"]) == 2
+    assert "holds a run with methods" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_batch", stop)
+    options = ["evaluate", "--limit", "1", "--size", "64", "--methods", "grad-cam"]
+    assert cli.main([*options, "--out", "here"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
