@@ -40,6 +40,12 @@ class Paper(NamedTuple):
     by_class: Sequence[str] = ()
 
 
+_LOCALIZATION = (  # Integrated Grad-CAM, Table 1, over all and by class
+    "pixel_energy",
+    "bbox_score",
+    "average_drop(top_fraction=0.15)",
+    "increase_in_confidence(top_fraction=0.15)",
+)
 PAPERS = {
     "rsi": Paper(
         "RSI-Grad-CAM",
@@ -61,18 +67,8 @@ PAPERS = {
     "igc": Paper(
         "Integrated Grad-CAM",
         "those with boxes",
-        (
-            "pixel_energy",
-            "bbox_score",
-            "average_drop(top_fraction=0.15)",
-            "increase_in_confidence(top_fraction=0.15)",
-        ),
-        (
-            "pixel_energy",
-            "bbox_score",
-            "average_drop(top_fraction=0.15)",
-            "increase_in_confidence(top_fraction=0.15)",
-        ),
+        _LOCALIZATION,
+        by_class=_LOCALIZATION,
     ),
     "group-cam": Paper(
         "Group-CAM",
