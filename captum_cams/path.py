@@ -229,7 +229,8 @@ def checked(
 
     @torch.no_grad()
     def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
-        return check_points(path(inputs, baselines, alphas), inputs, alphas)
+        ends, starts = (x.clone() for x in (inputs, baselines))  # free to be written to
+        return check_points(path(ends, starts, alphas), inputs, alphas)
 
     for end, start in zip(inputs, baselines, strict=True):
         for rows in torch.split(torch.arange(len(end)), chunk):

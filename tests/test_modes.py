@@ -105,6 +105,19 @@ def test_dropout_inside_attention(dropout):
     assert len(told) == (dropout > 0)
 
 
+def test_a_part_that_only_later_points_reach():
+    class Routed(TwoPart):
+        def forward(self, x):
+            A = self.layer(x)
+            return self.head(self.norm(A) if x.any() else A)
+
+    model = Routed(*network().children()).eval()
+    model.norm = nn.BatchNorm2d(6).double()
+    _, told = recorded("rsi-grad-cam", model, model.layer, X, internal_batch_size=1)
+    assert len(told) == 1
+    assert model.norm.num_batches_tracked == 0
+
+
 def test_metrics_tell_of_training_mode_once():
     model = network()
     model.head.append(nn.Dropout(0.1)).train()
