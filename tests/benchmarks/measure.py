@@ -12,19 +12,21 @@ def interleaved(trials, rounds, device="cpu"):
     """
     Median ratio of each trial's time to the first one's, and the first one's seconds.
 
-    Rounds alternate between the trials, so that what else the machine does hits all.
+    Rounds alternate between the trials, so that what else the machine does hits all,
+    and each begins with another trial, so that none always follows the same one.
     """
     seconds = {name: [] for name in trials}
+    names = list(trials)
     for round_ in range(rounds + 1):  # the first one warms up
-        for name, trial in trials.items():
+        first = round_ % len(names)
+        for name in names[first:] + names[:first]:
             synchronise(device)
             start = time.perf_counter()
-            trial()
+            trials[name]()
             synchronise(device)
             if round_:
                 seconds[name].append(time.perf_counter() - start)
-    first, *_ = seconds
-    floor = seconds[first]
+    floor = seconds[names[0]]
     ratios = {
         name: statistics.median(a / b for a, b in zip(values, floor, strict=True))
         for name, values in seconds.items()

@@ -203,7 +203,7 @@ def growth(rounds):
             yield {"what": f"{name}: {trial}", "time": ratio}
 
 
-def run(networks=tuple(NETWORKS), rounds=5):
+def run(networks=tuple(NETWORKS), rounds=6):
     torch.set_num_threads(2)
     return [*times(networks, rounds), *memory(networks), *growth(rounds)]
 
