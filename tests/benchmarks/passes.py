@@ -5,7 +5,8 @@ The floor of a path method is the same number of points: forward passes up to th
 without a graph, in the fastest batch size, and forward and backward through the rest.
 That of Group-CAM is one such pass and G + 1 forwards. Times are ratios to the floor,
 medians of rounds that alternate in one process; memory is the peak that a fresh process
-adds while it explains, as a ratio to what the floor adds.
+adds while it explains, as a ratio to what the floor adds. Then the time of a row of
+forwards by batch sizes, as a ratio to the quickest, beside the default's.
 """
 
 import sys
@@ -17,6 +18,8 @@ from torch import nn
 from torchvision import models
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
+from captum_cams.examples import shapes_model
+from captum_cams.layer_eval import chunk_rows
 from tests.benchmarks.measure import (
     added_memory,
     fastest,
@@ -58,6 +61,17 @@ def mobilenet_v2():
     )
 
 
+SIZES = [
+    ("shapes_model", 128),
+    ("resnet18", 64),
+    ("resnet18", 224),
+    ("mobilenet_v2", 64),
+    ("mobilenet_v2", 224),
+    ("mobilenet_v2", 448),
+    ("squeezenet1_1", 224),
+    ("resnet50", 224),
+    ("vgg16", 224),
+]
 NETWORKS = {"resnet50": resnet50, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2}
 
 
@@ -176,6 +190,31 @@ def memory(networks):
                 }
 
 
+def batches(rounds):
+    """What a row of a forward costs in batches, and whether the default is right."""
+    for name, size in SIZES:
+        torch.manual_seed(0)
+        net = shapes_model() if name == "shapes_model" else models.get_model(name)
+        net.eval()
+        x = torch.rand(max(BATCHES), 3, size, size)
+
+        def forward(batch, net=net, x=x):
+            with torch.no_grad():
+                net(x[:batch])
+
+        default = chunk_rows((x,), None)
+        sizes = sorted({*BATCHES, default})
+        ratios, _ = interleaved({b: partial(forward, b) for b in sizes}, rounds)
+        rows = {b: ratio / b for b, ratio in ratios.items()}
+        quickest = min(rows.values())
+        yield {
+            "what": f"{name}, {size} pixels",
+            **{f"{b} rows": rows[b] / quickest for b in BATCHES},
+            "default": default,
+            "time of the default": rows[default] / quickest,
+        }
+
+
 def growth(rounds):
     """How cost grows, on MobileNet-V2 and over the blocks of VGG-16."""
     subject = Subject("mobilenet_v2")
@@ -205,7 +244,12 @@ def growth(rounds):
 
 def run(networks=tuple(NETWORKS), rounds=6):
     torch.set_num_threads(2)
-    return [*times(networks, rounds), *memory(networks), *growth(rounds)]
+    return [
+        *times(networks, rounds),
+        *memory(networks),
+        *growth(rounds),
+        *batches(rounds),
+    ]
 
 
 if __name__ == "__main__":
