@@ -26,12 +26,10 @@ from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.baselines import black
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-SUBJECTS = [
-    ("squeezenet1_1", 227, "features.12"),
-    ("squeezenet1_1", 227, "features.7"),
-    ("mobilenet_v2", 225, "features.18"),
-    ("mobilenet_v2", 225, "features.13"),
-]
+SUBJECTS = {  # size and layers
+    "squeezenet1_1": (227, ["features.12", "features.7"]),
+    "mobilenet_v2": (225, ["features.18", "features.13"]),
+}
 STEPS = [8, 16, 32]
 TOLERANCES = [0.1, 0.03, 0.01]
 
@@ -65,33 +63,36 @@ def conductance_cam(forward, layer, x, baseline, target, n_steps):
     return (units.mean((2, 3), keepdim=True) * activations[0]).sum(1, True).relu()
 
 
-def errors(forward, layer, x, target):
-    """(method, rule, knob) -> (points, error) of one picture."""
+def errors(forward, layers, x, target):
+    """(layer, method, rule, knob) -> (points, error) of one picture."""
     baseline = black(x, MEAN, STD)
     found = {}
 
     def note(key, map_, points):
+        exact = exacts[key[0]]
         found[key] = (points, float((map_ - exact).abs().sum() / exact.abs().sum()))
 
     for name, method in (
         ("RSI-Grad-CAM", LayerRSIGradCam),
         ("Integrated Grad-CAM", LayerIntegratedGradCam),
     ):
-        cam = method(forward, layer)
-        exact = cam.attribute(x, baseline, target, n_steps=128)
+        cam = method(forward, layers)  # several layers in one walk
+        exacts = cam.attribute(x, baseline, target, n_steps=128)
         for rule in ("riemann_right", "riemann_trapezoid", "logistic_trapezoid"):
             for n in STEPS:
-                map_ = cam.attribute(x, baseline, target, n_steps=n, method=rule)
-                note((name, rule, n), map_, n + 1)
-        for tolerance in TOLERANCES:
-            map_, alphas = cam.attribute(
-                x, baseline, target, tolerance=tolerance, return_alphas=True
-            )
-            note((name, "tolerance", tolerance), map_, len(alphas[0]))
-        if method is LayerRSIGradCam:
-            for n in STEPS:
-                map_ = conductance_cam(forward, layer, x, baseline, target, n)
-                note((name, "LayerConductance", n), map_, n + 1)
+                maps = cam.attribute(x, baseline, target, n_steps=n, method=rule)
+                for i, map_ in enumerate(maps):
+                    note((i, name, rule, n), map_, n + 1)
+        for i, layer in enumerate(layers):
+            for tolerance in TOLERANCES:
+                map_, alphas = method(forward, layer).attribute(
+                    x, baseline, target, tolerance=tolerance, return_alphas=True
+                )
+                note((i, name, "tolerance", tolerance), map_, len(alphas[0]))
+            if method is LayerRSIGradCam:
+                for n in STEPS:
+                    map_ = conductance_cam(forward, layer, x, baseline, target, n)
+                    note((i, name, "LayerConductance", n), map_, n + 1)
     return found
 
 
@@ -99,31 +100,30 @@ def run():
     if "CAPTUM_CAMS_REAL" not in os.environ:
         print("CAPTUM_CAMS_REAL names no folder: left out")
         return []
-    torch.set_num_threads(2)
     root = Path(os.environ["CAPTUM_CAMS_REAL"])
     number = int(os.environ.get("CAPTUM_CAMS_PICTURES", "12"))
     rows = []
-    for name, size, layer in SUBJECTS:
+    for name, (size, layers) in SUBJECTS.items():
         net = network(root, name)
 
         def forward(x, net=net):
             return net(x).softmax(1)
 
-        found = []
+        modules, found = [net.get_submodule(layer) for layer in layers], []
         for x in pictures(root, number, size):
             with torch.no_grad():
                 target = int(forward(x).argmax(1))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tolerances not met: seen in errors
-                found.append(errors(forward, net.get_submodule(layer), x, target))
-        for key in found[0]:
+                found.append(errors(forward, modules, x, target))
+        for key in sorted(found[0], key=lambda key: key[0]):
             points, error = zip(*(picture[key] for picture in found), strict=True)
             rows.append(
                 {
-                    "network": f"{name} {layer}",
-                    "method": key[0],
-                    "rule": key[1],
-                    "steps or tolerance": key[2],
+                    "network": f"{name} {layers[key[0]]}",
+                    "method": key[1],
+                    "rule": key[2],
+                    "steps or tolerance": key[3],
                     "points": statistics.mean(points),
                     "median error": statistics.median(error),
                     "mean error": statistics.mean(error),
