@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
-from captum_cams.evaluation import evaluate, runner
+from captum_cams.evaluation import evaluate, plan, runner
 from captum_cams.evaluation.protocols import (
     ALL_METRICS,
     CURVE_STEPS,
@@ -423,7 +423,7 @@ def test_no_picture_at_all_is_an_error(pictures, no_report):
 
 
 def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_report):
-    monkeypatch.setattr(runner.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan.util, "find_spec", lambda name: None)
     arguments = {"limit": 1, "size": 64, "protocol": "group-cam"}
     with pytest.raises(ValueError, match=r"^xrai needs skimage; pip install 'captum-"):
         evaluate("out", methods=["xrai"], **arguments)

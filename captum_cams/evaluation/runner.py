@@ -4,35 +4,30 @@ import contextlib
 import hashlib
 import math
 import os
-import platform
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from functools import partial
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import Module, Sequential
+from torch.nn import Module
 from tqdm import tqdm
 
-from captum_cams import __version__
 from captum_cams._checks import UserError, check_choice, check_count, check_not_negative
 from captum_cams.evaluation import figures, protocols, report, tables
-from captum_cams.evaluation.datasets import DataSet, Sample, open_dataset
+from captum_cams.evaluation.datasets import Sample, open_dataset
 from captum_cams.evaluation.networks import (
     Network,
-    Place,
     Subject,
     brief,
-    find_places,
     has_layer,
     load_network,
 )
+from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.protocols import (
     PROTOCOLS,
     RANDOMIZATION,
@@ -40,7 +35,7 @@ from captum_cams.evaluation.protocols import (
     Spec,
     parse_method,
 )
-from captum_cams.evaluation.records import Explained, Record, Run, Value
+from captum_cams.evaluation.records import Explained, Record, Value
 from captum_cams.evaluation.results import (
     Records,
     Writer,
@@ -49,12 +44,6 @@ from captum_cams.evaluation.results import (
     write_run,
 )
 from captum_cams.metrics import randomization_check
-
-_NEEDS = {
-    "xrai": (["skimage"], "captum-cams[xrai]"),
-    RANDOMIZATION: (["scipy", "skimage"], "captum-cams[sanity]"),
-}
-_FEWEST_STAGES = 5  # of a network, to lose their weights one after the other
 
 
 def evaluate(
@@ -188,7 +177,7 @@ def evaluate(
         data = open_dataset(
             dataset, root, split=split, labels=labels, limit=limit, seed=seed
         )
-        plan = _plan(network, data, layers, given, team.device)
+        plan = make_plan(network, data, layers, given, team.device)
         check_same(folder, plan.run)
         team.wait()
         if team.rank == 0:
@@ -270,218 +259,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-_Asked = dict[str, dict[str, Sequence[str]]]
-"""For each protocol its methods, and for each of these the metrics."""
-
-
-class _Plan(NamedTuple):
-    """A run before it starts, the same in every process."""
-
-    network: Network
-    data: DataSet
-    targets: Sequence[int | None]
-    """The model's output for each class of the data set; None where it has none, and
-    empty where the classes are the outputs."""
-    places: list[Place]
-    specs: list[Spec]
-    asked: _Asked
-    indices: list[int]
-    """Of the pictures, ascending."""
-    batch_size: int
-    sanity: frozenset[int]
-    seed: int
-    device: torch.device
-    run: Run
-
-    @property
-    def batches(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
-
-    def batch(self, number: int) -> list[int]:
-        """The indices of a batch, which depend on nothing but its number."""
-        start = number * self.batch_size
-        return self.indices[start : start + self.batch_size]
-
-
-def _plan(
-    network: Network,
-    data: DataSet,
-    layers: Sequence[str] | None,
-    given: dict[str, Any],
-    device: torch.device,
-) -> _Plan:
-    blank = torch.zeros(1, 3, network.size, network.size, device=device)
-    if layers is None and given["model"] is None:
-        layers = ["block4"]
-    names = None if layers is None else list(dict.fromkeys(layers))
-    places = find_places(network, blank, names)
-    outputs = places[0].classes
-    asked = _asked(given, min(place.shape[0] for place in places))
-    specs = {label: parse_method(label) for of in asked.values() for label in of}
-    indices = list(range(len(data.names)))
-    if given["limit"] is not None and given["limit"] < len(indices):
-        generator = torch.Generator().manual_seed(given["seed"])
-        drawn = torch.randperm(len(indices), generator=generator)[: given["limit"]]
-        indices = drawn.sort().values.tolist()
-    named = len(network.classes) == outputs
-    run = Run(
-        settings={
-            **given,
-            "device": device.type,
-            "size": network.size,
-            "mean": list(network.mean),
-            "std": list(network.std),
-            "digest of the parameters": _digest(network.model),
-            "digest of the labels": _digest_of_file(given["labels"]),
-        },
-        network=network.name,
-        pictures=len(indices),
-        methods={name: [*of] for name, of in asked.items()},
-        layers=[place.name for place in places],
-        classes=list(network.classes) if named else [],
-        eps=protocols.EPS,
-        thresholds=protocols.THRESHOLDS,
-        curve_steps=protocols.CURVE_STEPS,
-        randomized=_stages(network.model) if _asks(RANDOMIZATION, asked) else [],
-        versions={
-            "captum_cams": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _LIBRARIES},
-        },
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    return _Plan(
-        network,
-        data,
-        _targets(data, network, outputs),
-        places,
-        list(specs.values()),
-        asked,
-        indices,
-        given["batch_size"],
-        frozenset(indices[: given["sanity_pictures"]]),
-        given["seed"],
-        device,
-        run,
-    )
-
-
-def _asked(given: Mapping[str, Any], channels: int) -> _Asked:
-    """For each protocol its methods, and the metrics of each."""
-    methods, metrics = given["methods"], given["metrics"]
-    protocols.check_metrics(metrics or ())
-    names = [*PROTOCOLS] if given["protocol"] == "all" else [given["protocol"]]
-    asked: _Asked = {}
-    for name in names:
-        usual = PROTOCOLS[name]
-        chosen = methods or usual.methods
-        if given["dataset"] == "shapes" and methods is None:
-            chosen = [protocols.FOR_SHAPES.get(text, text) for text in chosen]
-        labels = [parse_method(text).label for text in chosen]
-        wanted = tuple(metrics or usual.metrics)
-        asked[name] = dict.fromkeys(labels, wanted)
-        if methods is None and metrics is None:
-            slow = [label for label in labels if label not in protocols.SANITY_OF]
-            asked[name] |= dict.fromkeys(slow, _but(RANDOMIZATION, wanted))
-        of_ablations = [m for m in wanted if m in protocols.OF_ABLATIONS]
-        if name == "group-cam" and methods is None and of_ablations:
-            labels = protocols.ablations(channels)
-            asked[name] |= dict.fromkeys(labels, of_ablations)
-    if not given["sanity_pictures"]:
-        asked = _without(RANDOMIZATION, asked)
-    for name, (libraries, extra) in _NEEDS.items():
-        missing = [library for library in libraries if util.find_spec(library) is None]
-        if not missing or _without(name, asked) == asked:
-            continue
-        need = f"{name} needs {' and '.join(missing)}; pip install '{extra}' brings it"
-        if name in (*(methods or ()), *(metrics or ())):
-            raise UserError(need)
-        warnings.warn(f"{need}, and without it is left out", stacklevel=4)
-        asked = _without(name, asked)
-    return asked
-
-
-_LIBRARIES = ("captum", "numpy", "pillow", "torch", "torchvision")
-
-
-def _without(name: str, asked: _Asked) -> _Asked:
-    """The plan with a method or metric taken out."""
-    return {
-        protocol: {
-            label: _but(name, metrics)
-            for label, metrics in of.items()
-            if label.partition("(")[0] != name
-        }
-        for protocol, of in asked.items()
-    }
-
-
-def _but(name: str, metrics: Sequence[str]) -> list[str]:
-    return [metric for metric in metrics if metric != name]
-
-
-def _asks(metric: str, asked: _Asked) -> bool:
-    return any(metric in names for of in asked.values() for names in of.values())
-
-
-def _digest(model: Module) -> str:
-    """Of all weights: another file of the same name is another run."""
-    total = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return total.hexdigest()
-
-
-def _digest_of_file(path: str | None) -> str | None:
-    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _stages(model: Module) -> list[str]:
-    """
-    Parts of a network to lose their weights, from the output down.
-
-    The model's own parts; where these are few, those of its sequences too.
-    """
-    found = dict(model.named_children())
-    if len(found) < _FEWEST_STAGES:
-        found = {
-            f"{name}.{inner}" if inner else name: part
-            for name, child in found.items()
-            for inner, part in (
-                child.named_children()
-                if isinstance(child, Sequential)
-                else [("", child)]
-            )
-        }
-    return [
-        name
-        for name, part in reversed(found.items())
-        if any(True for _ in part.parameters())
-    ]
-
-
-def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
-    """By place where there are as many classes as outputs, else by name."""
-    if not data.classes:
-        return []
-    if len(data.classes) == outputs:
-        return list(range(outputs))
-
-    def key(name: str) -> str:
-        return name.lower().replace("_", " ").replace("-", " ")
-
-    places = {key(name): place for place, name in enumerate(network.classes)}
-    found = [places.get(key(name)) for name in data.classes]
-    if all(place is None for place in found):
-        raise UserError(
-            f"{network.name} has {outputs} outputs, the data set {len(data.classes)} "
-            f"classes such as {data.classes[0]!r}, and no name in common; give a model "
-            "with one output for each class, in the same order"
-        )
-    return found
-
-
 class _Row(NamedTuple):
     """A picture and one of its targets."""
 
@@ -494,7 +271,7 @@ class _Row(NamedTuple):
 
 
 def _work(
-    plan: _Plan, folder: Path, batches: Sequence[int], team: _Team, show: bool
+    plan: Plan, folder: Path, batches: Sequence[int], team: _Team, show: bool
 ) -> None:
     pictures = sum(len(plan.batch(number)) for number in batches)
     of_all = f" of process 1 of {team.size}" if team.size > 1 else ""
@@ -513,7 +290,7 @@ def _work(
             bar.update(len(plan.batch(number)))
 
 
-def _batch(plan: _Plan, number: int) -> list[Record]:
+def _batch(plan: Plan, number: int) -> list[Record]:
     """All records of a batch, ordered by index, target, layer and method."""
     records: list[Record] = []
     samples: list[tuple[int, Sample]] = []
@@ -538,19 +315,19 @@ def _batch(plan: _Plan, number: int) -> list[Record]:
     return sorted(records, key=lambda record: record["index"])
 
 
-def _seed(plan: _Plan, batch: int) -> int:
+def _seed(plan: Plan, batch: int) -> int:
     """Of the batch's random methods, whoever explains it."""
     digest = hashlib.sha256(f"{plan.seed} {batch}".encode())
     return int(digest.hexdigest()[:8], 16)
 
 
-def _skipped(plan: _Plan, index: int, error: Exception) -> Record:
+def _skipped(plan: Plan, index: int, error: Exception) -> Record:
     why = str(error) if isinstance(error, UserError) else brief(error)
     return {"index": index, "picture": plan.data.names[index], "skipped": why}
 
 
 def _explained(
-    plan: _Plan, samples: Sequence[tuple[int, Sample]], seed: int
+    plan: Plan, samples: Sequence[tuple[int, Sample]], seed: int
 ) -> list[Record]:
     """Records of readable pictures, in order."""
     rows = _rows(plan, samples)
@@ -581,7 +358,7 @@ def _explained(
     return sorted(records, key=order)
 
 
-def _metrics(plan: _Plan, spec: Spec, row: _Row) -> frozenset[str]:
+def _metrics(plan: Plan, spec: Spec, row: _Row) -> frozenset[str]:
     """What is asked of a method for a row; nothing where no protocol has it."""
     return frozenset(
         name
@@ -590,7 +367,7 @@ def _metrics(plan: _Plan, spec: Spec, row: _Row) -> frozenset[str]:
     )
 
 
-def _rows(plan: _Plan, samples: Sequence[tuple[int, Sample]]) -> list[_Row]:
+def _rows(plan: Plan, samples: Sequence[tuple[int, Sample]]) -> list[_Row]:
     """Each picture with each class that it shows and the network knows."""
     images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
     with torch.no_grad():
@@ -640,7 +417,7 @@ def _subject(network: Network, rows: Sequence[_Row]) -> Subject:
 
 
 def _of_method(
-    plan: _Plan, spec: Spec, rows: Sequence[_Row], seed: int
+    plan: Plan, spec: Spec, rows: Sequence[_Row], seed: int
 ) -> Iterator[Record]:
     """Records of one method, layer by layer."""
     subject = _subject(plan.network, rows)
@@ -685,7 +462,7 @@ def _of_method(
             )
 
 
-def _category(plan: _Plan, target: int) -> str:
+def _category(plan: Plan, target: int) -> str:
     if plan.targets:
         return plan.data.classes[plan.targets.index(target)]
     return plan.run["classes"][target] if plan.run["classes"] else f"class {target}"
@@ -708,7 +485,7 @@ def _number(value: float) -> float | None:
 
 
 def _randomized(
-    plan: _Plan, spec: Spec, place: int, rows: Sequence[_Row], seed: int
+    plan: Plan, spec: Spec, place: int, rows: Sequence[_Row], seed: int
 ) -> list[dict[str, Value]]:
     """Group-CAM 4.5, of each row: likeness layer by layer."""
     if not rows:
@@ -741,7 +518,7 @@ def _randomized(
     ]
 
 
-def _summarize(folder: Path, plan: _Plan, records: Records) -> None:
+def _summarize(folder: Path, plan: Plan, records: Records) -> None:
     if not any("skipped" not in record for record in records):
         reason = next((r["skipped"] for r in records if "skipped" in r), "none found")
         raise UserError(f"no picture could be explained; of the first: {reason}")
@@ -751,7 +528,7 @@ def _summarize(folder: Path, plan: _Plan, records: Records) -> None:
 
 
 def _again(
-    plan: _Plan, index: int, target: int, method: str, layer: str
+    plan: Plan, index: int, target: int, method: str, layer: str
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """Picture, map, boxes and a caption, for the report's gallery."""
     sample = plan.data.load(index, plan.network.size)
