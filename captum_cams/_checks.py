@@ -288,7 +288,8 @@ def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(
             f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
-            "in a function that returns the scores alone"
+            "in a function that returns the scores alone, or call model.eval() where "
+            "it is training mode that adds outputs"
         )
     if output.dim() == 0 and rows == 1:
         output = output.reshape(1)
