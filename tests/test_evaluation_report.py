@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -438,6 +439,8 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
     content = base64.b64decode(page.images[-1]["src"].split(",")[1])
     assert Image.open(io.BytesIO(content)).format == "JPEG"
     assert all(image["alt"] for image in page.images)
+    numbers = re.findall(r"\(Fig\. (\d+)", " ".join(i["alt"] for i in page.images))
+    assert numbers == ["13", "14", "15", "16", "17", *["19"] * 4, "4", "5", "6", "6"]
     assert len(asked) == len(set(asked))  # nothing is explained twice
     for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
         assert text in page.text

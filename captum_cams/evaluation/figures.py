@@ -321,9 +321,10 @@ def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Dr
             one.set_ylabel(_axis(metric), fontsize=8)
         _legend(figure, axes)
         if window:
+            over = "1 picture" if window == 1 else f"{window} pictures"
             caption = (
-                f"{label[0].upper()}{label[1:]}: rolling means over {window} pictures "
-                f"sorted by probability{where} ({paper})."
+                f"{label[0].upper()}{label[1:]}: rolling means over {over} sorted by "
+                f"probability{where} ({paper})."
             )
             yield _Drawing(name, "rsi", caption, figure)
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -254,20 +255,25 @@ def _cases(
 
 
 def _figures(out: Path, protocol: str) -> Iterator[str]:
-    none = True
+    captions = {}
     for path in sorted((out / figures.FOLDER).glob("*.png")):
         with Image.open(path) as image:
-            texts = image.info
-        if texts.get("Subject") != protocol:
-            continue
-        none = False
-        caption = escape(str(texts["Description"]))
+            if image.info.get("Subject") == protocol:
+                captions[path] = str(image.info["Description"])
+    for path in sorted(captions, key=lambda path: _number(captions[path])):
+        caption = escape(captions[path])
         yield (
             f'<figure><img src="{_uri("png", path.read_bytes())}" alt="{caption}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    if none:
+    if not captions:
         yield '<p class="note">None.</p>'
+
+
+def _number(caption: str) -> int:
+    """Of the paper's figure or table."""
+    found = re.search(r"\((?:Fig\.|Table) (\d+)", caption)
+    return int(found[1]) if found else 0
 
 
 def _table(table: Table) -> Iterator[str]:
