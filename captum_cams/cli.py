@@ -6,9 +6,9 @@ What a user can put right ends in one sentence on stderr and exit code 2.
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +29,7 @@ from captum_cams.evaluation.networks import (
     find_places,
     load_network,
 )
-from captum_cams.evaluation.pictures import read_picture
+from captum_cams.evaluation.pictures import printable, read_picture
 from captum_cams.evaluation.protocols import ALL_METRICS, PROTOCOLS
 from captum_cams.examples import shape_pictures
 from captum_cams.visualization import panel
@@ -211,7 +211,7 @@ def _add_evaluate(commands: Any) -> None:
     add(
         "--sanity-pictures",
         metavar="N",
-        type=int,
+        type=partial(_count, least=0),
         default=2,
         help="how many are explained again while layers lose their weights "
         "(default: 2)",
@@ -279,13 +279,22 @@ def _add_out(
 
 
 def _names(text: str) -> list[str]:
-    """Parts between commas, but not those within parentheses."""
-    return [part.strip() for part in re.split(r",(?![^(]*\))", text)]
+    """Parts between commas, but not those within brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer above 0, got {text!r}")
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least {least}, got {text!r}"
+        )
     return int(text)
 
 
@@ -337,7 +346,7 @@ def _explain(options: argparse.Namespace) -> None:
             f"--target must lie in [0, {place.classes - 1}] for {network.name}, got "
             f"{options.target}"
         )
-    names = [Path(path).name for path in options.images]
+    names = [printable(Path(path).name) for path in options.images]
     starts = range(0, len(images), _ROWS)
     for number, start in enumerate(starts, start=1):
         rows = slice(start, start + _ROWS)
@@ -354,11 +363,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     records = evaluate(**arguments, show_progress=first)
     if not first:
         return
-    skipped = [record for record in records if "skipped" in record]
-    for record in skipped[:_SHOWN]:
-        print(f"{record['picture']} was skipped: {record['skipped']}")
-    if len(skipped) > _SHOWN:
-        print(f"and {len(skipped) - _SHOWN} more")
+    skipped = 0
+    for record in records:
+        if "skipped" in record:
+            skipped += 1
+            if skipped <= _SHOWN:
+                print(f"{record['picture']} was skipped: {record['skipped']}")
+    if skipped > _SHOWN:
+        print(f"and {skipped - _SHOWN} more")
     folder = options.out.resolve()
     print(f"tables: {folder / 'summary.md'}\nreport: {folder / 'report.html'}")
 

@@ -1,8 +1,10 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -217,6 +219,28 @@ def test_pictures_of_any_kind_are_read(mode):
     assert read_picture(name, 40).shape == (3, 40, 40)
 
 
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_sixteen_bits_of_grey_are_no_white(name):
+    values = np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)
+    Image.fromarray(values).save(name)
+    wanted = torch.from_numpy(values.astype(np.float32)) / 65535
+    read = read_picture(name, 40)
+    torch.testing.assert_close(read, wanted.expand(3, 40, 40), rtol=0, atol=1 / 255)
+
+
+def test_names_that_are_no_unicode_are_spelled_out(tmp_path, capsys):
+    name = os.fsdecode(b"\xff.png")
+    shutil.copy("picture.png", name)
+    options = ["--model", "user_code:build", "--size", 32, "--methods", "grad-cam"]
+    assert explain(name, *options) == 0
+    assert r"\udcff.png: class" in capsys.readouterr().out
+
+
+def test_commas_within_brackets_part_nothing():
+    text = "grad-cam, rise(n_masks=5,grid_size=(7,7)),xrai"
+    assert cli._names(text) == ["grad-cam", "rise(n_masks=5,grid_size=(7,7))", "xrai"]
+
+
 def test_a_photograph_is_turned_upright():
     image = Image.open("picture.png")
     exif = Image.Exif()
@@ -281,7 +305,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
             ["explain", *GRAD_CAM, "--out", "blocked"],
             "captum-cams-explain.png: Is a",
         ),
-        (["explain", "picture.png", "--size", "0"], "must be an integer above 0"),
+        (["explain", "picture.png", "--size", "0"], "must be an integer of at least 1"),
         (["explain", "picture.png", "--size", "20"], "fails on a picture of 20 x 20"),
         (["explain", "picture.png", "--std", "0", "1", "1"], "must be above 0, got 0"),
         (["explain", *USER, "nothing:at_all"], "No module named 'nothing'"),

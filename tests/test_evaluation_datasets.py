@@ -200,6 +200,9 @@ def test_imagenet_by_labels(imagenet):
     assert list(data.load(0, 20).boxes) == [12]
     with pytest.raises(ValueError, match=r"has no line for ILSVRC2012_val_00000002"):
         data.load(1, 20)
+    labels.write_text("picture,class\nILSVRC2012_val_00000002.JPEG,3\n", "utf-8-sig")
+    data = open_dataset("imagenet", imagenet, labels=labels)  # as Excel writes it
+    assert list(data.load(1, 20).boxes) == [3]
     labels.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="with a header and the columns picture and"):
         open_dataset("imagenet", imagenet, labels=labels)
@@ -220,6 +223,9 @@ def test_a_data_set_that_is_not_there(tmp_path):
         open_dataset("voc", tmp_path / "none")
     with pytest.raises(ValueError, match="is drawn and has no root"):
         open_dataset("shapes", tmp_path)
+    for name, option in (("imagenet", "split"), ("folder", "split"), ("voc", "labels")):
+        with pytest.raises(ValueError, match=rf"^{option} (is|are) for dataset"):
+            open_dataset(name, tmp_path, **{option: "train"})
 
 
 def test_shapes_are_others_for_another_seed_and_the_same_for_the_same():

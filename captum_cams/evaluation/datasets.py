@@ -99,6 +99,12 @@ def open_dataset(
         UserError: If its files are not there or not as they should be.
     """
     check_choice("dataset", name, DATASETS)
+    if labels is not None and name != "imagenet":
+        raise UserError(f"labels are for dataset imagenet alone, got dataset {name}")
+    if split is not None and name not in SPLITS:
+        raise UserError(
+            f"split is for datasets {' and '.join(SPLITS)} alone, got dataset {name}"
+        )
     if name == "shapes":
         if root is not None:
             raise UserError(f"dataset shapes is drawn and has no root, got {root}")
@@ -109,8 +115,6 @@ def open_dataset(
         raise UserError(f"root must be a folder, got {root}")
     if name == "imagenet":
         return _imagenet(Path(root), labels)
-    if labels is not None:
-        raise UserError(f"labels are for dataset imagenet alone, got dataset {name}")
     if name == "folder":
         return _folder(Path(root))
     split = _split(name, Path(root), split)
@@ -264,7 +268,7 @@ def _wnids(base: Path) -> dict[str, int]:
 
 def _labels(path: Path) -> dict[str, int]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         header = rows[0].keys() if rows else ()
         picture = "picture" if "picture" in header else "file"

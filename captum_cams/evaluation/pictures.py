@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -26,10 +27,20 @@ def open_picture(path: str | Path) -> Any:
     try:
         with Image.open(path) as file:
             file.load()
-            return file if file.mode == "RGB" else file.convert("RGB")
+            image: Image.Image = file
+            if file.mode == "I" or file.mode.startswith("I;16"):
+                # Pillow would cut 16 bits off at 255, and leave almost all white.
+                grey = np.asarray(file) // 256
+                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+            return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise all kinds
         reason = getattr(error, "strerror", None) or "not a picture, or a broken one"
         raise UserError(f"cannot read {path}: {reason}") from error
+
+
+def printable(text: str) -> str:
+    """A text with what is no Unicode, as names of files may have it, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_picture(path: str | Path, size: int) -> Tensor:
