@@ -457,10 +457,23 @@ def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
         assert absent not in text
 
 
+def test_metrics_of_other_papers_have_a_table_where_they_are_asked_for(tmp_path):
+    run = a_run(settings={"metrics": ["bbox_score", "box_overlap", "overall"]})
+    values = {"bbox_score": 0.25, "box_overlap.iou": [0.5, 0.75], "overall": 0.125}
+    tables.write(tmp_path, run, [a_record(values=values, protocols=["igc"])])
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    table = text[text.index("### Other metrics") :]
+    assert "| Bbox, % ↑ | 25.00 |" in text
+    assert "| Bbox" not in table
+    for row in ("IoU at 0.25, % ↑ | 50.00", "IoU at 0.5, % ↑ | 75.00", "over-all"):
+        assert f"| {row}" in table
+    assert "box_overlap.iou" in (tmp_path / "summary.csv").read_text("utf-8")
+
+
 def test_ablations_are_apart_and_other_arguments_are_not():
     names = ["group-cam", *ABLATIONS, "group-cam(use_gradients=False)", "rise"]
-    run = a_run(methods={"group-cam": names}, settings={"groups": 16})
-    assert tables.ablation(run, "groups") == {8: ABLATIONS[0], 16: "group-cam"}
+    run = a_run(methods={"group-cam": names})
+    assert tables.ablation(run, "groups") == {8: ABLATIONS[0], 32: "group-cam"}
     theta = {50: ABLATIONS[1], 70: "group-cam"}
     assert tables.ablation(run, "denoise_percentile") == theta
     assert tables.columns(run, "group-cam") == [names[0], *names[3:]]

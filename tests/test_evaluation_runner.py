@@ -25,6 +25,7 @@ from captum_cams.evaluation.protocols import (
     THRESHOLDS,
     TOP,
     Candidate,
+    ablations,
     parse_method,
 )
 from captum_cams.evaluation.results import Records
@@ -205,6 +206,7 @@ def test_all_counts_and_nothing_is_silent(pictures, no_report):
         (Candidate(True, 2, 0.4), ["igc", "group-cam"]),
         (Candidate(False, 1, 0.4), ["igc", "group-cam"]),
         (Candidate(True, 0, 0.0), ["group-cam"]),
+        (Candidate(True, 1, 0.0), ["group-cam"]),  # the box of another class
     ],
 )
 def test_filters_of_the_papers(candidate, passed):
@@ -413,6 +415,59 @@ def test_a_picture_that_cannot_be_explained_is_skipped_alone(
     assert len(records) == 6
 
 
+def test_a_fault_of_the_machine_is_no_fault_of_a_picture(
+    pictures, no_report, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(runner, "takes_layers", raises(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate("out", root=pictures, protocol="group-cam", **QUICK)
+    assert not (tmp_path / "out/results-0.jsonl").read_text()
+
+
+def raises(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_names_that_are_no_unicode_are_spelled_out(pictures, no_report, tmp_path):
+    broken = pictures / os.fsdecode(b"a/\xff.png")
+    broken.write_bytes(b"no picture")
+    evaluate("out", root=pictures, protocol="group-cam", **QUICK)
+    assert r"\udcff.png" in (tmp_path / "out/summary.md").read_text("utf-8")
+
+
+def test_labels_that_are_no_output(pictures, no_report, monkeypatch):
+    sample = runner.open_dataset("folder", pictures).load(0, 32)
+    data = runner.open_dataset("folder", pictures)
+    labels = [-1, 2, 0, 0, 0, 0]
+
+    def load(index, size):
+        return sample._replace(boxes={labels[index]: torch.zeros(0, 4)})
+
+    data = data._replace(load=load, classes=())
+    monkeypatch.setattr(runner, "open_dataset", lambda *_, **__: data)
+    records = list(evaluate("out", root=pictures, protocol="group-cam", **QUICK))
+    skipped = [record["index"] for record in records if "skipped" in record]
+    assert skipped == [0, 1]
+
+
+def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
+    pictures, no_report, monkeypatch
+):
+    asked, explain = [], runner.Subject.explain
+
+    def watched(subject, name, places, *rest):
+        asked.append((name, len(places)))
+        return explain(subject, name, places, *rest)
+
+    monkeypatch.setattr(runner.Subject, "explain", watched)
+    evaluate("out", root=pictures, protocol="group-cam", **QUICK | {"batch_size": 6})
+    shared = [("integrated-grad-cam", 2), ("rise(n_masks=4)".partition("(")[0], 2)]
+    assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
+
+
 def test_no_picture_at_all_is_an_error(pictures, no_report):
     chosen = QUICK | {"size": 20, "methods": ["group-cam"], "layers": ["1"]}
     with pytest.raises(
@@ -431,6 +486,65 @@ def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_rep
     with pytest.warns(UserWarning, match=words):
         records = evaluate("out", metrics=["overall", "insertion_auc"], **arguments)
     assert "xrai" not in records.run["methods"]["group-cam"]
+    with pytest.raises(ValueError, match=r"^xrai needs skimage; pip install 'captum-"):
+        evaluate("out", methods=["xrai(mode='fast')"], **arguments)
+    chosen = arguments | {"protocol": "igc", "metrics": ["pixel_energy"]}
+    evaluate("other", methods=["grad-cam"], **chosen)  # nothing to warn of
+
+
+def test_what_cannot_lose_its_weights_is_not_checked_for_sanity(pictures, no_report):
+    pytest.importorskip("skimage")
+    scale = nn.Conv2d(3, 4, 3, stride=4)
+    scale.bare = nn.ParameterList([nn.Parameter(torch.ones(1))])
+    model = nn.Sequential(
+        scale, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    chosen = {"root": pictures, "protocol": "group-cam", "size": 32, "layers": ["1"]}
+    chosen |= {"dataset": "folder", "model": model, "methods": ["grad-cam"]}
+    with pytest.raises(
+        ValueError, match=r"reset_parameters\(\); ParameterList \(0.bare"
+    ):
+        evaluate("out", metrics=["randomization_check"], **chosen)
+    with pytest.warns(UserWarning, match="lacks it, and without it is left out"):
+        records = list(evaluate("out", **chosen))
+    assert sum("skipped" in record for record in records) == 1  # the broken file
+
+
+def test_more_groups_than_channels_are_seen_before_the_first_picture(pictures):
+    chosen = QUICK | {"methods": ["group-cam(groups=5)"], "root": pictures}
+    with pytest.raises(ValueError, match=r"^group-cam\(groups=5\) needs .* got 4; ask"):
+        evaluate("out", **chosen)
+    assert not any("groups" in name for name in ablations(24))
+    assert "group-cam(groups=16)" in ablations(32)
+    assert "group-cam(groups=32)" not in ablations(64)
+
+
+def test_one_score_is_no_choice_of_classes():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    with pytest.raises(
+        ValueError, match="must give two or more class scores a picture"
+    ):
+        evaluate("out", model=model, limit=1, size=64)
+
+
+def test_a_users_model_is_left_as_it_is(tmp_path, no_report, pictures):
+    (tmp_path / "evaluated_nets.py").write_text(MODEL + "net = build()\n")
+    chosen = QUICK | {"model": "evaluated_nets:net", "methods": ["grad-cam"]}
+    paths = list(sys.path)
+    for out in ("one", "two"):
+        evaluate(out, root=pictures, protocol="group-cam", **chosen)
+    assert sys.modules["evaluated_nets"].net.training
+    assert len(sys.path) <= len(paths) + 1
+
+
+def test_classes_whose_names_differ_in_case_alone(pictures):
+    network = runner.load_network("resnet18")
+    data = runner.open_dataset("folder", pictures)._replace(
+        classes=["Cardigan", "cardigan", "tabby cat", "Tabby", "none"]
+    )
+    found = plan._targets(data, network, 1000)
+    assert [network.classes[at] for at in found[:2]] == ["Cardigan", "cardigan"]
+    assert found[2:] == [None, 281, None]
 
 
 @pytest.mark.parametrize(
@@ -459,6 +573,7 @@ def test_methods_with_arguments(text, label):
         ("group-cam(", "there is no method"),
         ("group-cam(**{'groups': 2})", "must be like group-cam"),
         ("group-cam(groups=8)(x=1)", "must be like group-cam"),
+        ("group-cam(grops=8)", "no argument 'grops'; the closest names are groups"),
     ],
 )
 def test_methods_that_are_none(text, words):

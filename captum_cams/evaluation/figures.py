@@ -33,7 +33,7 @@ from captum_cams.evaluation.tables import (
 
 FOLDER = "figures"
 
-_WINDOW = 1000  # pictures of a rolling mean, or a tenth of them where they are fewer
+_WINDOW = 1000  # pictures of a rolling mean, or a tenth of all where that is less
 _ROLLING = (
     "average_drop",
     "increase_in_confidence",

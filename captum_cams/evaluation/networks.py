@@ -89,6 +89,11 @@ class Subject(NamedTuple):
         return list(maps([at.layer for at in places]))
 
 
+def takes_layers(name: str) -> bool:
+    """Whether a method of the registry explains several layers in one go."""
+    return not issubclass(METHODS[name].attribution, _ONE_LAYER)
+
+
 def has_layer(name: str) -> bool:
     """Whether a method of the registry looks at a layer."""
     return issubclass(METHODS[name].attribution, LayerAttribution)
@@ -112,6 +117,12 @@ class Network(NamedTuple):
             raise UserError(
                 f"{self.name} must give one row of class scores a picture, (N, "
                 f"classes), got {came}; wrap it in a module that does"
+            )
+        if outputs.shape[1] < 2:
+            raise UserError(
+                f"{self.name} must give two or more class scores a picture, got one, "
+                "whose share of all is always 1; wrap it in a module that gives "
+                "torch.cat([-score, score], 1)"
             )
         sums = outputs.detach().sum(1)
         if (outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums)):
@@ -178,10 +189,11 @@ def load_network(
 
 def _user_network(name: str) -> Network:
     module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         built = getattr(importlib.import_module(module_name), attribute)
-        model = built if isinstance(built, Module) else built()
+        model = copy.deepcopy(built) if isinstance(built, Module) else built()
     except Exception as error:  # the user's own code
         raise UserError(f"cannot build model {name}: {brief(error)}") from error
     if not isinstance(model, Module):

@@ -1,10 +1,9 @@
-"""What a run will do, settled before it starts: the same in every process."""
+"""What a run will do, settled before it starts."""
 
 import hashlib
 import math
 import platform
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata, util
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._checks import UserError
+from captum_cams._checks import UserError, warn
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.networks import Network, Place, find_places
@@ -38,7 +37,7 @@ Asked = dict[str, dict[str, Sequence[str]]]
 
 
 class Plan(NamedTuple):
-    """A run before it starts, the same in every process."""
+    """A run before it starts; but for the device the same in every process."""
 
     network: Network
     data: DataSet
@@ -79,8 +78,16 @@ def make_plan(
     names = None if layers is None else list(dict.fromkeys(layers))
     places = find_places(network, blank, names)
     outputs = places[0].classes
-    asked = _asked(given, min(place.shape[0] for place in places))
+    channels = min(place.shape[0] for place in places)
+    asked = _asked(given, channels, network.model)
     specs = {label: parse_method(label) for of in asked.values() for label in of}
+    for spec in specs.values():
+        groups = spec.arguments.get("groups", 1)
+        if isinstance(groups, int) and groups > channels:
+            raise UserError(
+                f"{spec.label} needs a layer of as many channels, got {channels}; ask "
+                "for fewer groups"
+            )
     indices = list(range(len(data.names)))
     if given["limit"] is not None and given["limit"] < len(indices):
         generator = torch.Generator().manual_seed(given["seed"])
@@ -129,7 +136,7 @@ def make_plan(
     )
 
 
-def _asked(given: Mapping[str, Any], channels: int) -> Asked:
+def _asked(given: Mapping[str, Any], channels: int, model: Module) -> Asked:
     """For each protocol its methods, and the metrics of each."""
     methods, metrics = given["methods"], given["metrics"]
     protocols.check_metrics(metrics or ())
@@ -141,7 +148,7 @@ def _asked(given: Mapping[str, Any], channels: int) -> Asked:
         if given["dataset"] == "shapes" and methods is None:
             chosen = [protocols.FOR_SHAPES.get(text, text) for text in chosen]
         labels = [parse_method(text).label for text in chosen]
-        wanted = tuple(metrics or usual.metrics)
+        wanted = [*(metrics or usual.metrics)]
         asked[name] = dict.fromkeys(labels, wanted)
         if methods is None and metrics is None:
             slow = [label for label in labels if label not in protocols.SANITY_OF]
@@ -152,16 +159,32 @@ def _asked(given: Mapping[str, Any], channels: int) -> Asked:
             asked[name] |= dict.fromkeys(labels, of_ablations)
     if not given["sanity_pictures"]:
         asked = _without(RANDOMIZATION, asked)
-    for name, (libraries, extra) in _NEEDS.items():
-        missing = [library for library in libraries if util.find_spec(library) is None]
-        if not missing or _without(name, asked) == asked:
+    by_name = {parse_method(text).name for text in methods or ()} | {*(metrics or ())}
+    for name, need in _needs(model):
+        if _without(name, asked) == asked:
             continue
-        need = f"{name} needs {' and '.join(missing)}; pip install '{extra}' brings it"
-        if name in (*(methods or ()), *(metrics or ())):
+        if name in by_name:
             raise UserError(need)
-        warnings.warn(f"{need}, and without it is left out", stacklevel=4)
+        warn(f"{need}, and without it is left out")
         asked = _without(name, asked)
     return asked
+
+
+def _needs(model: Module) -> Iterator[tuple[str, str]]:
+    """What methods and metrics do without here, as a sentence."""
+    for name, (libraries, extra) in _NEEDS.items():
+        if missing := [of for of in libraries if util.find_spec(of) is None]:
+            libraries_ = " and ".join(missing)
+            yield name, f"{name} needs {libraries_}; pip install '{extra}' brings it"
+    for path, part in model.named_modules():
+        own = any(True for _ in part.parameters(recurse=False))
+        if own and not callable(getattr(part, "reset_parameters", None)):
+            yield (
+                RANDOMIZATION,
+                f"{RANDOMIZATION} needs modules that draw their parameters anew with "
+                f"reset_parameters(); {type(part).__name__} ({path}) lacks it",
+            )
+            return
 
 
 def _without(name: str, asked: Asked) -> Asked:
@@ -231,8 +254,10 @@ def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
     def key(name: str) -> str:
         return name.lower().replace("_", " ").replace("-", " ")
 
-    places = {key(name): place for place, name in enumerate(network.classes)}
-    found = [places.get(key(name)) for name in data.classes]
+    # Names that differ in case alone are two classes: exact ones come first.
+    exact = {name: place for place, name in enumerate(network.classes)}
+    alike = {key(name): place for place, name in enumerate(network.classes)}
+    found = [exact.get(name, alike.get(key(name))) for name in data.classes]
     if all(place is None for place in found):
         raise UserError(
             f"{network.name} has {outputs} outputs, the data set {len(data.classes)} "

@@ -5,6 +5,7 @@ The papers' protocols: which pictures, methods and metrics each of them takes.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,7 +57,8 @@ class Protocol(NamedTuple):
 
 PROTOCOLS: dict[str, Protocol] = {
     "rsi": Protocol(
-        lambda one: one.right and one.boxes == 1 and one.share < 0.5,  # section 4.3.1
+        # Section 4.3.1; a box may lie outside of what is left of the picture.
+        lambda one: one.right and one.boxes == 1 and 0 < one.share < 0.5,
         ("grad-cam", "grad-cam-plus-plus", "integrated-grad-cam", "rsi-grad-cam"),
         (
             "heatmap_mean",
@@ -69,7 +71,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "igc": Protocol(
-        lambda one: one.boxes > 0,
+        lambda one: one.share > 0,
         ("grad-cam", "grad-cam-plus-plus", "score-cam", "integrated-grad-cam"),
         (
             "pixel_energy",
@@ -103,7 +105,7 @@ ALL_METRICS = tuple(dict.fromkeys(m for p in PROTOCOLS.values() for m in p.metri
 
 def ablations(channels: int) -> list[str]:
     """Group-CAM with other groups, as many as the channels allow, and thresholds."""
-    groups = [f"group-cam(groups={n})" for n in GROUPS if n < channels and n != 32]
+    groups = [f"group-cam(groups={n})" for n in GROUPS if 32 <= channels > n]
     return groups + [f"group-cam(denoise_percentile={n})" for n in PERCENTILES]
 
 
@@ -137,6 +139,10 @@ def parse_method(text: str) -> Spec:
         raise UserError(
             f"a method's arguments must be like group-cam(groups=8), got {text!r}"
         )
+    known = inspect.signature(METHODS[name].attribution.attribute).parameters
+    for key, _ in pairs:
+        if key not in known or key in ("self", "inputs", "target"):
+            raise UserError(f"{name} has no argument {key!r}; {closest(key, known)}")
     shown = ", ".join(f"{key}={value!r}" for key, value in pairs)
     return Spec(f"{name}({shown})" if pairs else name, name, dict(pairs))
 

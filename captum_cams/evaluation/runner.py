@@ -26,7 +26,9 @@ from captum_cams.evaluation.networks import (
     brief,
     has_layer,
     load_network,
+    takes_layers,
 )
+from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.protocols import (
     PROTOCOLS,
@@ -152,7 +154,7 @@ def evaluate(
     check_choice("protocol", protocol, ("all", *PROTOCOLS))
     check_not_negative("sanity_pictures", sanity_pictures)
     if limit is not None:
-        check_count("limit", limit)
+        limit = check_count("limit", limit)
     given = {
         "dataset": dataset,
         "root": None if root is None else str(Path(root).resolve()),
@@ -165,7 +167,7 @@ def evaluate(
         "methods": None if methods is None else list(methods),
         "metrics": None if metrics is None else list(metrics),
         "batch_size": check_count("batch_size", batch_size),
-        "sanity_pictures": sanity_pictures,
+        "sanity_pictures": int(sanity_pictures),
         "seed": seed,
     }
     with _processes(device) as team, _one_thread(team.device):
@@ -176,6 +178,10 @@ def evaluate(
         network.model.to(team.device)
         data = open_dataset(
             dataset, root, split=split, labels=labels, limit=limit, seed=seed
+        )
+        data = data._replace(
+            names=list(map(printable, data.names)),
+            classes=list(map(printable, data.classes)),
         )
         plan = make_plan(network, data, layers, given, team.device)
         check_same(folder, plan.run)
@@ -217,24 +223,28 @@ def _processes(device: str | torch.device | None) -> Iterator[_Team]:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local)
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f"cannot use device {device}: {brief(error)}") from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if dist.is_available() and dist.is_initialized():
-        yield _Team(dist.get_rank(), dist.get_world_size(), device)
-    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        # The first process waits at the end for the slowest, however long that takes.
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30)
-        )
-        try:
+    own = (
+        torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    )
+    with own:
+        if dist.is_available() and dist.is_initialized():
             yield _Team(dist.get_rank(), dist.get_world_size(), device)
-        finally:
-            dist.destroy_process_group()
-    else:
-        yield _Team(0, 1, device)
+        elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            # The first process waits at the end for the slowest, however long it takes.
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30)
+            )
+            try:
+                yield _Team(dist.get_rank(), dist.get_world_size(), device)
+            finally:
+                dist.destroy_process_group()
+        else:
+            yield _Team(0, 1, device)
 
 
 @contextlib.contextmanager
@@ -297,20 +307,19 @@ def _batch(plan: Plan, number: int) -> list[Record]:
     for index in plan.batch(number):
         try:
             samples.append((index, plan.data.load(index, plan.network.size)))
-        except UserError as error:
+        except ValueError as error:
             records.append(_skipped(plan, index, error))
     if not samples:
         return records
     seed = _seed(plan, number)
+    # Other errors are no picture's fault: a device's would skip all that is left.
     try:
         records += _explained(plan, samples, seed)
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
+    except ValueError:
         for sample in samples:  # which of them is it?
             try:
                 records += _explained(plan, [sample], seed)
-            except (RuntimeError, TypeError, ValueError) as error:
+            except ValueError as error:
                 records.append(_skipped(plan, sample[0], error))
     return sorted(records, key=lambda record: record["index"])
 
@@ -323,19 +332,21 @@ def _seed(plan: Plan, batch: int) -> int:
 
 def _skipped(plan: Plan, index: int, error: Exception) -> Record:
     why = str(error) if isinstance(error, UserError) else brief(error)
-    return {"index": index, "picture": plan.data.names[index], "skipped": why}
+    picture = plan.data.names[index]
+    return {"index": index, "picture": picture, "skipped": printable(why)}
 
 
 def _explained(
     plan: Plan, samples: Sequence[tuple[int, Sample]], seed: int
 ) -> list[Record]:
     """Records of readable pictures, in order."""
-    rows = _rows(plan, samples)
-    used = {row.number for row in rows if row.protocols}
-    records: list[Record] = [
+    rows, records = _rows(plan, samples)
+    accounted = {row.number for row in rows if row.protocols}
+    accounted |= {record["index"] for record in records}
+    records += [
         {"index": index, "picture": plan.data.names[index], "protocols": []}
         for index, _ in samples
-        if index not in used
+        if index not in accounted
     ]
     for spec in plan.specs:
         # A method explains the pictures of all protocols that ask for it at once.
@@ -367,25 +378,33 @@ def _metrics(plan: Plan, spec: Spec, row: _Row) -> frozenset[str]:
     )
 
 
-def _rows(plan: Plan, samples: Sequence[tuple[int, Sample]]) -> list[_Row]:
-    """Each picture with each class that it shows and the network knows."""
+def _rows(
+    plan: Plan, samples: Sequence[tuple[int, Sample]]
+) -> tuple[list[_Row], list[Record]]:
+    """Each picture with each of its classes that the network knows; others skipped."""
     images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
     with torch.no_grad():
         inputs = plan.network.normalise(images)
         probabilities = plan.network.forward(inputs).cpu()  # (N, classes)
-    rows = []
+    rows: list[_Row] = []
+    others: list[Record] = []
     for (index, sample), image, output in zip(
         samples, images, probabilities, strict=True
     ):
+        name = plan.network.name
         if not output.isfinite().all():
-            raise UserError(f"{plan.network.name} gives NaN or infinity for it")
+            error = UserError(f"{name} gives NaN or infinity for it")
+            others.append(_skipped(plan, index, error))
+            continue
         shown = [
             (plan.targets[place] if plan.targets else place, boxes)
             for place, boxes in sample.boxes.items()
         ]
         known = [(at, boxes) for at, boxes in shown if at is not None]
-        if not known or max(at for at, _ in known) >= len(output):
-            raise UserError(f"{plan.network.name} has no output for what it shows")
+        if not known or not all(0 <= at < len(output) for at, _ in known):
+            error = UserError(f"{name} has no output for what it shows")
+            others.append(_skipped(plan, index, error))
+            continue
         for target, boxes in known:
             candidate = Candidate(
                 int(output.argmax()) == target,
@@ -399,10 +418,10 @@ def _rows(plan: Plan, samples: Sequence[tuple[int, Sample]]) -> list[_Row]:
                     boxes,
                     target,
                     float(output[target]),
-                    [name for name in plan.asked if PROTOCOLS[name].wants(candidate)],
+                    [of for of in plan.asked if PROTOCOLS[of].wants(candidate)],
                 )
             )
-    return rows
+    return rows, others
 
 
 def _subject(network: Network, rows: Sequence[_Row]) -> Subject:
@@ -421,9 +440,14 @@ def _of_method(
 ) -> Iterator[Record]:
     """Records of one method, layer by layer."""
     subject = _subject(plan.network, rows)
-    start = _clock(plan.device)
-    maps = subject.explain(spec.name, plan.places, spec.arguments, seed)
-    seconds = (_clock(plan.device) - start) / len(rows) / len(maps)
+    maps, seconds = [], []
+    together = takes_layers(spec.name)
+    for places in [plan.places] if together else [[place] for place in plan.places]:
+        start = _clock(plan.device)
+        new = subject.explain(spec.name, places, spec.arguments, seed)
+        took = _clock(plan.device) - start
+        maps += new
+        seconds += [took / len(rows) / len(new)] * len(new)
     names = plan.run["layers"] if has_layer(spec.name) else [""]
     for place, (layer, cams) in enumerate(zip(names, maps, strict=True)):
         values: list[dict[str, Value]] = [{} for _ in rows]
@@ -458,7 +482,7 @@ def _of_method(
                 method=spec.label,
                 layer=layer,
                 values=of,
-                seconds=seconds,
+                seconds=seconds[place],
             )
 
 
@@ -532,7 +556,7 @@ def _again(
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """Picture, map, boxes and a caption, for the report's gallery."""
     sample = plan.data.load(index, plan.network.size)
-    rows = _rows(plan, [(index, sample)])
+    rows, _ = _rows(plan, [(index, sample)])
     (row,) = [row for row in rows if row.target == target]
     spec = parse_method(method)
     seed = _seed(plan, plan.indices.index(index) // plan.batch_size)

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +157,18 @@ def parameters(run: Run, metric: str) -> Sequence[float | str | None]:
     return [None]
 
 
+def others(run: Run, protocol: str) -> list[str]:
+    """Metrics that were asked for besides those of the protocol's paper."""
+    asked: Any = run["settings"].get("metrics") or ()
+    every = itertools.chain(*(paper.metrics for paper in PAPERS.values()))
+    return [
+        metric
+        for metric in dict.fromkeys(every)
+        if metric not in PAPERS[protocol].metrics
+        and (metric in asked or metric.split(".")[0] in asked)
+    ]
+
+
 class Mean(NamedTuple):
     """Of the values that have a meaning; `missing` have none."""
 
@@ -233,7 +245,7 @@ class Summary:
     """
     All means of an evaluation, and what became of its pictures.
 
-    Memory grows with methods, layers and classes, not with pictures.
+    Memory grows with methods, layers, classes and skipped pictures, no others.
     """
 
     def __init__(self, run: Run, records: Iterable[Record]) -> None:
@@ -243,7 +255,10 @@ class Summary:
         self.pictures = dict.fromkeys(run["methods"], 0)
         self.targets = dict.fromkeys(run["methods"], 0)
         self._layouts = {
-            protocol: (_Layout(run, paper.metrics), _Layout(run, paper.by_class))
+            protocol: (
+                _Layout(run, [*paper.metrics, *others(run, protocol)]),
+                _Layout(run, paper.by_class),
+            )
             for protocol, paper in PAPERS.items()
         }
         self._means: dict[_Key, Means] = {}
@@ -448,8 +463,19 @@ def cells(means: Sequence[Mean], metric: str) -> list[Cell]:
 def tables(summary: Summary, protocol: str) -> list[Table]:
     """The tables of a paper, layer by layer."""
     make = {"rsi": _rsi, "igc": _igc, "group-cam": _group_cam}[protocol]
+    rows = [
+        (STYLES[metric].label + ("" if at is None else f" at {at}"), metric, place)
+        for metric in others(summary.run, protocol)
+        if metric in STYLES  # curves are figures
+        for place, at in enumerate(parameters(summary.run, metric))
+    ]
     return [
-        table for layer in summary.layers(protocol) for table in make(summary, layer)
+        table
+        for layer in summary.layers(protocol)
+        for table in itertools.chain(
+            make(summary, layer),
+            _down(summary, protocol, layer, "Other metrics", "", rows),
+        )
     ]
 
 
@@ -473,6 +499,8 @@ def timings(summary: Summary) -> Table:
     ]
     where = f" ({', '.join(known)})" if known else ""
     note = f"Seconds a picture for the map alone{where}, ± standard error."
+    if len(run["layers"]) > 1:
+        note += " Layers that one walk or pass explains share its time."
     title = "Time a picture by layer (Table 3), s ↓"
     return Table(title, "", ["Method"], run["layers"], rows, note)
 
@@ -571,8 +599,7 @@ def ablation(run: Run, argument: str) -> dict[float, str]:
         if match := re.fullmatch(rf"group-cam\({argument}=([\d.]+)\)", method):
             found[float(match[1])] = method
         elif method == "group-cam":
-            own = run["settings"].get(argument) or default
-            found.setdefault(float(str(own)), method)
+            found.setdefault(default, method)
     return dict(sorted(found.items())) if len(found) > 1 else {}
 
 
