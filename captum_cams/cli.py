@@ -368,7 +368,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         if "skipped" in record:
             skipped += 1
             if skipped <= _SHOWN:
-                print(f"{record['picture']} was skipped: {record['skipped']}")
+                line = f"{record['picture']} was skipped: {record['skipped']}"
+                print(printable(line))
     if skipped > _SHOWN:
         print(f"and {skipped - _SHOWN} more")
     folder = options.out.resolve()

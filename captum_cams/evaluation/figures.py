@@ -103,7 +103,7 @@ class _Pictures:
         return None
 
 
-def write(out: Path, run: Run, records: Iterable[Record]) -> None:
+def write(out: Path, summary: Summary, records: Iterable[Record]) -> None:
     """
     Draws all figures for which there are numbers.
 
@@ -111,20 +111,20 @@ def write(out: Path, run: Run, records: Iterable[Record]) -> None:
 
     Args:
         out (Path): The folder of results; figures go into its folder ``figures``.
-        run (Run): What ``run.json`` holds.
+        summary (Summary): Of all records.
         records (iterable of Record): In the order of :class:`Records`.
     """
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
-    for stem, protocol, caption, figure in _all(run, records):
+    for stem, protocol, caption, figure in _all(summary, records):
         path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', stem)}.png"
         # Without the library's name equal numbers make equal files.
         texts = {"Software": None, "Description": caption, "Subject": protocol}
         figure.savefig(path, dpi=120, metadata=texts)
 
 
-def _all(run: Run, records: Iterable[Record]) -> Iterator[_Drawing]:
-    summary = Summary(run, records)
+def _all(summary: Summary, records: Iterable[Record]) -> Iterator[_Drawing]:
+    run = summary.run
     if "rsi" in run["methods"] and summary.pictures["rsi"]:
         pictures = _Pictures(run, records)
         for metric in _BOXES:

@@ -87,18 +87,19 @@ class _Case(NamedTuple):
     target: int
 
 
-def write(out: Path, run: Run, records: Iterable[Record], gallery: Gallery) -> None:
+def write(
+    out: Path, summary: Summary, records: Iterable[Record], gallery: Gallery
+) -> None:
     """
     Writes ``report.html``, with the figures that ``figures`` holds.
 
     Args:
         out (Path): The folder of results.
-        run (Run): What ``run.json`` holds.
+        summary (Summary): Of all records.
         records (iterable of Record): In the order of :class:`Records`.
         gallery (Callable): Explains a picture again; see :data:`Gallery`. It is asked
             for three pictures of each protocol, method and layer, ablations left out.
     """
-    summary = Summary(run, records)
     page = "\n".join(_page(out, summary, records, cache(_shown(gallery))))
     write_text(out / "report.html", page + "\n")
 

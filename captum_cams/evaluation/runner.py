@@ -28,7 +28,6 @@ from captum_cams.evaluation.networks import (
     load_network,
     takes_layers,
 )
-from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.protocols import (
     PROTOCOLS,
@@ -179,10 +178,6 @@ def evaluate(
         data = open_dataset(
             dataset, root, split=split, labels=labels, limit=limit, seed=seed
         )
-        data = data._replace(
-            names=list(map(printable, data.names)),
-            classes=list(map(printable, data.classes)),
-        )
         plan = make_plan(network, data, layers, given, team.device)
         check_same(folder, plan.run)
         team.wait()
@@ -332,8 +327,7 @@ def _seed(plan: Plan, batch: int) -> int:
 
 def _skipped(plan: Plan, index: int, error: Exception) -> Record:
     why = str(error) if isinstance(error, UserError) else brief(error)
-    picture = plan.data.names[index]
-    return {"index": index, "picture": picture, "skipped": printable(why)}
+    return {"index": index, "picture": plan.data.names[index], "skipped": why}
 
 
 def _explained(
@@ -546,9 +540,10 @@ def _summarize(folder: Path, plan: Plan, records: Records) -> None:
     if not any("skipped" not in record for record in records):
         reason = next((r["skipped"] for r in records if "skipped" in r), "none found")
         raise UserError(f"no picture could be explained; of the first: {reason}")
-    tables.write(folder, records.run, records)
-    figures.write(folder, records.run, records)
-    report.write(folder, records.run, records, partial(_again, plan))
+    summary = tables.Summary(records.run, records)
+    tables.write(folder, summary)
+    figures.write(folder, summary, records)
+    report.write(folder, summary, records, partial(_again, plan))
 
 
 def _again(

@@ -157,7 +157,7 @@ def parameters(run: Run, metric: str) -> Sequence[float | str | None]:
     return [None]
 
 
-def others(run: Run, protocol: str) -> list[str]:
+def besides(run: Run, protocol: str) -> list[str]:
     """Metrics that were asked for besides those of the protocol's paper."""
     asked: Any = run["settings"].get("metrics") or ()
     every = itertools.chain(*(paper.metrics for paper in PAPERS.values()))
@@ -256,7 +256,7 @@ class Summary:
         self.targets = dict.fromkeys(run["methods"], 0)
         self._layouts = {
             protocol: (
-                _Layout(run, [*paper.metrics, *others(run, protocol)]),
+                _Layout(run, [*paper.metrics, *besides(run, protocol)]),
                 _Layout(run, paper.by_class),
             )
             for protocol, paper in PAPERS.items()
@@ -465,7 +465,7 @@ def tables(summary: Summary, protocol: str) -> list[Table]:
     make = {"rsi": _rsi, "igc": _igc, "group-cam": _group_cam}[protocol]
     rows = [
         (STYLES[metric].label + ("" if at is None else f" at {at}"), metric, place)
-        for metric in others(summary.run, protocol)
+        for metric in besides(summary.run, protocol)
         if metric in STYLES  # curves are figures
         for place, at in enumerate(parameters(summary.run, metric))
     ]
@@ -683,16 +683,14 @@ def _note(means: Sequence[Mean]) -> str:
     return f"{note} Without a value and left out: {missing}." if missing else note
 
 
-def write(out: Path, run: Run, records: Iterable[Record]) -> None:
+def write(out: Path, summary: Summary) -> None:
     """
     Writes ``summary.csv``, ``summary.md`` and ``timings.md``.
 
     Args:
         out (Path): The folder of results.
-        run (Run): What ``run.json`` holds.
-        records (iterable of Record): In the order of :class:`Records`.
+        summary (Summary): Of all records.
     """
-    summary = Summary(run, records)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     keys = ["protocol", "method", "layer", "category", "metric"]
