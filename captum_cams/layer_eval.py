@@ -54,8 +54,8 @@ def alone(output: "TargetOutput") -> Iterator[None]:
 
     Modules in training mode change theirs as they run (BatchNorm's statistics), which
     brings one warning. Which modules `forward_func` runs is seen by a hook on all. It
-    slows each of them down: where the first evaluation met none in training mode, the
-    others do without.
+    slows each of them down: where the first evaluation met none in training mode, and
+    the model has none, the others do without.
     """
     found: dict[Module, dict[str, Tensor]] = {}
     here = threading.get_ident()
