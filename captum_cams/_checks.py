@@ -676,9 +676,14 @@ def check_hits(hits: object, categories: object) -> None:
         )
 
 
+def is_resettable(module: Module) -> bool:
+    """Whether a module can draw the parameters of its own anew."""
+    return callable(getattr(module, "reset_parameters", None))
+
+
 def check_resettable(name: str, module: Module) -> None:
     """A module that can draw the parameters of its own anew."""
-    if not callable(getattr(module, "reset_parameters", None)):
+    if not is_resettable(module):
         raise ValueError(
             "layers must be made of modules that can draw their parameters anew with "
             f"reset_parameters(), got '{name}' ({type(module).__name__}) without it; "

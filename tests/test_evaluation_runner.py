@@ -464,7 +464,7 @@ def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
 
     monkeypatch.setattr(runner.Subject, "explain", watched)
     evaluate("out", root=pictures, protocol="group-cam", **QUICK | {"batch_size": 6})
-    shared = [("integrated-grad-cam", 2), ("rise(n_masks=4)".partition("(")[0], 2)]
+    shared = [("integrated-grad-cam", 2), ("rise", 2)]
     assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
 
 
@@ -496,9 +496,7 @@ def test_what_cannot_lose_its_weights_is_not_checked_for_sanity(pictures, no_rep
     pytest.importorskip("skimage")
     scale = nn.Conv2d(3, 4, 3, stride=4)
     scale.bare = nn.ParameterList([nn.Parameter(torch.ones(1))])
-    model = nn.Sequential(
-        scale, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    model = network_of(scale)
     chosen = {"root": pictures, "protocol": "group-cam", "size": 32, "layers": ["1"]}
     chosen |= {"dataset": "folder", "model": model, "methods": ["grad-cam"]}
     with pytest.raises(
@@ -508,6 +506,18 @@ def test_what_cannot_lose_its_weights_is_not_checked_for_sanity(pictures, no_rep
     with pytest.warns(UserWarning, match="lacks it, and without it is left out"):
         records = list(evaluate("out", **chosen))
     assert sum("skipped" in record for record in records) == 1  # the broken file
+
+
+def test_a_parameter_outside_of_all_layers_does_not_forbid_the_check():
+    model = network_of(nn.Conv2d(3, 4, 3, stride=4))
+    model.scale = nn.Parameter(torch.ones(1))
+    assert all(name != "randomization_check" for name, _ in plan._needs(model))
+
+
+def network_of(convolution):
+    return nn.Sequential(
+        convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
 
 
 def test_more_groups_than_channels_are_seen_before_the_first_picture(pictures):

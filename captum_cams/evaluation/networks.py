@@ -84,7 +84,7 @@ class Subject(NamedTuple):
             return [maps()]
         if attribution is GroupCam and "groups" not in options:
             return [maps(at.layer, groups=min(32, at.shape[0])) for at in places]
-        if issubclass(attribution, _ONE_LAYER):
+        if not takes_layers(name):
             return [maps(at.layer) for at in places]
         return list(maps([at.layer for at in places]))
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._checks import UserError, warn
+from captum_cams._checks import UserError, is_resettable, warn
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.networks import Network, Place, find_places
@@ -24,6 +24,7 @@ from captum_cams.evaluation.protocols import (
     parse_method,
 )
 from captum_cams.evaluation.records import Run
+from captum_cams.metrics.sanity import has_own_parameters
 
 _NEEDS = {
     "xrai": (["skimage"], "captum-cams[xrai]"),
@@ -173,18 +174,19 @@ def _asked(given: Mapping[str, Any], channels: int, model: Module) -> Asked:
 def _needs(model: Module) -> Iterator[tuple[str, str]]:
     """What methods and metrics do without here, as a sentence."""
     for name, (libraries, extra) in _NEEDS.items():
-        if missing := [of for of in libraries if util.find_spec(of) is None]:
-            libraries_ = " and ".join(missing)
-            yield name, f"{name} needs {libraries_}; pip install '{extra}' brings it"
-    for path, part in model.named_modules():
-        own = any(True for _ in part.parameters(recurse=False))
-        if own and not callable(getattr(part, "reset_parameters", None)):
-            yield (
-                RANDOMIZATION,
-                f"{RANDOMIZATION} needs modules that draw their parameters anew with "
-                f"reset_parameters(); {type(part).__name__} ({path}) lacks it",
-            )
-            return
+        missing = [library for library in libraries if util.find_spec(library) is None]
+        if missing:
+            need = " and ".join(missing)
+            yield name, f"{name} needs {need}; pip install '{extra}' brings it"
+    for stage in _stages(model):
+        for path, part in model.get_submodule(stage).named_modules(prefix=stage):
+            if has_own_parameters(part) and not is_resettable(part):
+                yield (
+                    RANDOMIZATION,
+                    f"{RANDOMIZATION} needs modules that draw their parameters anew "
+                    f"with reset_parameters(); {type(part).__name__} ({path}) lacks it",
+                )
+                return
 
 
 def _without(name: str, asked: Asked) -> Asked:

@@ -101,7 +101,7 @@ def randomization_check(
     x = check_inputs(inputs)[0]
     modules = dict(model.named_modules())
     names = (
-        [name for name in reversed(modules) if _own_parameters(modules[name])]
+        [name for name in reversed(modules) if has_own_parameters(modules[name])]
         if layers is None
         else check_layer_names(layers, modules)
     )
@@ -133,12 +133,12 @@ def randomization_check(
     return result
 
 
-def _own_parameters(module: Module) -> bool:
+def has_own_parameters(module: Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
 def _with_parameters(module: Module) -> list[Module]:
-    return [part for part in module.modules() if _own_parameters(part)]
+    return [part for part in module.modules() if has_own_parameters(part)]
 
 
 def _spearman(a: Tensor, b: Tensor) -> Tensor:
