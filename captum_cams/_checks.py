@@ -62,13 +62,20 @@ def check_not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
-def check_path_tolerance(tolerance: float) -> float:
+def check_path_tolerance(tolerance: object) -> float:
     """A relative error above 0."""
-    if not tolerance > 0:
-        raise ValueError(
-            f"tolerance must be above 0, or be None for equal steps, got {tolerance}"
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
+        raise TypeError(
+            "tolerance must be a number, or None for equal steps, got "
+            f"{_kind(tolerance)}"
         )
-    return tolerance
+    value = float(tolerance)
+    if not 0 < value < math.inf:
+        raise ValueError(
+            "tolerance must be finite and above 0, or be None for equal steps, got "
+            f"{value}"
+        )
+    return value
 
 
 def check_points(points: object, inputs: Tensor, alphas: Tensor) -> Tensor:

@@ -485,6 +485,7 @@ def output_and_gradient(
 class Walk(NamedTuple):
     """A path of n examples: its places, and an evaluation of all n at each."""
 
+    examples: Sequence[int]
     alphas: Sequence[float]
     points: Iterator[Evaluation]
 
@@ -559,7 +560,7 @@ def walks(
         total=num_examples * len(alphas), disable=not show_progress, unit="point"
     ) as bar:
         for examples in torch.split(torch.arange(num_examples), together):
-            yield Walk(alphas, walk(examples, bar))
+            yield Walk(examples.tolist(), alphas, walk(examples, bar))
 
 
 def _examples_together(num_examples: int, points: int, chunk: int) -> int:

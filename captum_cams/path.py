@@ -7,7 +7,8 @@ the inputs at 1. Where the inputs are a tuple, it is called for each tensor.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -264,7 +265,7 @@ def quadrature(method: Rule, n_steps: int) -> tuple[list[float], list[float]]:
         ([0.0, 0.5, 1.0], [0.25, 0.5, 0.25])
     """
     if method == "gausslegendre":
-        nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+        nodes, weights = _gauss_legendre(n_steps)
         return ((1 + nodes) / 2).tolist(), (weights / 2).tolist()
     ends = [step / n_steps for step in range(n_steps + 1)]
     inner = [1 / n_steps] * (n_steps - 1)
@@ -276,6 +277,12 @@ def quadrature(method: Rule, n_steps: int) -> tuple[list[float], list[float]]:
         return ends[1:], [*inner, 1 / n_steps]
     middles = [(step + 0.5) / n_steps for step in range(n_steps)]
     return middles, [*inner, 1 / n_steps]
+
+
+@lru_cache
+def _gauss_legendre(n: int) -> tuple[Any, Any]:
+    """Nodes and weights over [-1, 1]; to find them takes longer than to use them."""
+    return np.polynomial.legendre.leggauss(n)
 
 
 def interval_weights(

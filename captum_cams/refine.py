@@ -5,8 +5,7 @@ Knows no model: what a point is and what lies between two of them is the caller'
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_cams._checks import warn
+
 # Neighbours whose disagreement is this close to an example's largest are halved with
 # it: fewer, fuller batches for hardly more points.
 _SHARE = 0.5
-# Points of shorter intervals are one in single precision.
-_SHORTEST = 2.0**-20
 # No interval may hold more of the output's variation: two flat ends of a saturated
 # network agree, whatever lies between them.
 _STEEPEST = 1 / 3
@@ -34,6 +33,7 @@ class Interval(NamedTuple):
 
 
 Point = Any
+Pair = tuple[float, float]  # places of neighbouring points
 Evaluate = Callable[[Tensor, Tensor], list[Point]]
 Sketch = Callable[[dict[float, Point], float, float], Interval]
 
@@ -56,16 +56,27 @@ class Refined:
     interval's length where the integrand is smooth, and is constant where it wanders
     at random, as gradients of deep networks do. Half-way between, sqrt(b - a) |D| is
     taken for an interval's error; independent errors add up in squares. `error` is the
-    root of that sum relative to the map, in L1 norms: an estimate, no bound.
+    root of that sum relative to the map, in L1 norms: an estimate, no bound. It is
+    `resolved` where no interval holds too much of the output's variation.
     """
 
-    def __init__(self, example: int) -> None:
+    def __init__(
+        self, example: int, tolerance: float, n_steps: int, shortest: float
+    ) -> None:
         self.example = example
+        self.tolerance = tolerance
+        self.n_steps = n_steps
+        self.shortest = shortest
         self.points: dict[float, Point] = {}
+        self.wanted = [0.0, 0.5, 1.0] if n_steps > 1 else [0.0, 1.0]
         self.error = math.inf
         self.resolved = False
-        self._intervals: dict[tuple[float, float], _Known] = {}
-        self._indicators: dict[tuple[float, float], float] = {}
+        self._intervals: dict[Pair, _Known] = {}
+
+    @property
+    def spent(self) -> bool:
+        """Whether all intervals were used."""
+        return len(self.points) > self.n_steps
 
     @property
     def alphas(self) -> list[float]:
@@ -73,11 +84,10 @@ class Refined:
         return sorted(self.points)
 
     def update(self, sketch: Sketch) -> None:
-        """Takes the points that came in since into account."""
-        pairs = list(pairwise(self.alphas))
+        """Takes the points that came in into account, and says which are `wanted`."""
         self._intervals = {
             pair: self._intervals.get(pair) or self._know(sketch, *pair)
-            for pair in pairs
+            for pair in pairwise(self.alphas)
         }
         intervals = list(self._intervals.values())
         norms = [
@@ -85,21 +95,36 @@ class Refined:
             for parts in zip(*(interval.maps for interval in intervals), strict=True)
         ]
         variation = sum(interval.growth for interval in intervals)
-        self._indicators = {
-            pair: max(map(_ratio, known.roughness, norms))
-            + _ratio(known.gap, variation)
+        steep = [
+            pair
             for pair, known in self._intervals.items()
+            if known.growth > _STEEPEST * variation
+        ]
+        self.error = _error(intervals, norms)
+        self.resolved = not steep
+        whole = [pair for pair in self._intervals if pair[1] - pair[0] > self.shortest]
+        final = [self._intervals[pair] for pair in self._intervals.keys() - whole]
+        if _error(final, norms) > self.tolerance:
+            chosen = []  # no other interval can make up for these
+        elif self.error <= self.tolerance:
+            chosen = [pair for pair in whole if pair in steep]
+        else:
+            chosen = self._roughest(whole, norms, variation)
+        middles = [(start + end) / 2 for start, end in chosen]
+        self.wanted = middles[: self.n_steps + 1 - len(self.points)]
+
+    def _roughest(
+        self, pairs: Sequence[Pair], norms: Sequence[float], variation: float
+    ) -> list[Pair]:
+        """Those of some intervals that are to be halved next, the worst first."""
+        indicators = {
+            pair: max(map(_ratio, self._intervals[pair].roughness, norms))
+            + _ratio(self._intervals[pair].gap, variation)
+            for pair in pairs
         }
-        self.error = max(
-            _ratio(math.hypot(*roughness), norm)
-            for roughness, norm in zip(
-                zip(*(interval.roughness for interval in intervals), strict=True),
-                norms,
-                strict=True,
-            )
-        )
-        steepest = max(interval.growth for interval in intervals)
-        self.resolved = steepest <= _STEEPEST * variation
+        least = _SHARE * max(indicators.values(), default=0)
+        ordered = sorted(pairs, key=indicators.__getitem__, reverse=True)
+        return [pair for pair in ordered if indicators[pair] >= least]
 
     def _know(self, sketch: Sketch, start: float, end: float) -> _Known:
         interval = sketch(self.points, start, end)
@@ -114,18 +139,13 @@ class Refined:
         width = math.sqrt(end - start)
         return _Known(interval.maps, [width * norm for norm in norms], gap, growth)
 
-    def middles(self, n_steps: int) -> list[float]:
-        """Middles of the intervals to be halved next, the roughest first."""
-        rough = sorted(
-            (
-                (indicator, (start + end) / 2)
-                for (start, end), indicator in self._indicators.items()
-                if end - start > _SHORTEST
-            ),
-            reverse=True,
-        )
-        middles = [m for indicator, m in rough if indicator >= _SHARE * rough[0][0]]
-        return middles[: n_steps + 1 - len(self.points)]
+
+def _error(intervals: Sequence[_Known], norms: Sequence[float]) -> float:
+    """What intervals are estimated to miss of a map, of the worst of the maps."""
+    return max(
+        _ratio(math.hypot(*(known.roughness[i] for known in intervals)), norm)
+        for i, norm in enumerate(norms)
+    )
 
 
 def _ratio(value: float, whole: float) -> float:
@@ -146,10 +166,11 @@ def refine(
     tolerance: float,
     n_steps: int,
     chunk: int,
+    shortest: float,
     show_progress: bool = False,
-) -> Iterator[tuple[list[float], list[Point]]]:
+) -> Iterator[Refined]:
     """
-    Refined paths of all examples, in order.
+    Refined paths of all examples, as they are finished.
 
     As many examples are under way as fill a batch; a round halves the roughest
     intervals of all of them. What an example gets does not depend on the others.
@@ -163,63 +184,83 @@ def refine(
         tolerance (float): Largest `error` that ends an example's refinement.
         n_steps (int): Most intervals of an example.
         chunk (int): Rows that go through the network together.
+        shortest (float): Intervals of this length or less are not halved.
         show_progress (bool): Whether a bar counts the points.
 
     Yields:
-        2-element tuple of **places**, ascending, and **points** of an example.
+        *Refined*, an example at a time, in no order.
 
     Warns:
-        UserWarning: At the end, if an example used up `n_steps`.
+        UserWarning: At the end, if the tolerance was not met for an example.
     """
-    start = [0.0, 0.5, 1.0] if n_steps > 1 else [0.0, 1.0]
     waiting = iter(range(num_examples))
     under_way: list[Refined] = []
-    missed: list[float] = []
+    missed: list[tuple[float, bool]] = []
+    hidden: list[bool] = []
     with tqdm(disable=not show_progress, unit="point") as bar:
         while True:
-            fresh = [Refined(i) for i in islice(waiting, chunk - len(under_way))]
-            rows = [(alpha, walk) for walk in fresh for alpha in start]
-            rows += [
-                (alpha, walk)
-                for walk in under_way
-                if not _finished(walk, tolerance, n_steps)
-                for alpha in walk.middles(n_steps)
+            under_way += [
+                Refined(example, tolerance, n_steps, shortest)
+                for example in islice(waiting, chunk - len(under_way))
             ]
-            under_way += fresh
             if not under_way:
                 break
-            _visit(evaluate, rows, chunk, bar)
-            for walk in dict.fromkeys(walk for _, walk in rows):
+            _visit(evaluate, under_way, chunk, bar)
+            for walk in under_way:
                 walk.update(sketch)
-            while under_way and _finished(under_way[0], tolerance, n_steps):
-                walk = under_way.pop(0)
-                if not _met(walk, tolerance):
-                    missed.append(walk.error)
-                yield walk.alphas, [walk.points[alpha] for alpha in walk.alphas]
-    if missed:
-        warnings.warn(
-            f"tolerance {tolerance} was not met within n_steps = {n_steps} intervals "
-            f"for {len(missed)} of {num_examples} examples, whose estimated errors go "
-            f"up to {max(missed):.2g}; allow more n_steps or a larger tolerance",
-            stacklevel=2,
-        )
+            finished = [walk for walk in under_way if not walk.wanted]
+            under_way = [walk for walk in under_way if walk.wanted]
+            for walk in finished:
+                if walk.error > tolerance:
+                    missed.append((walk.error, walk.spent))
+                elif not walk.resolved:
+                    hidden.append(walk.spent)
+            while finished:
+                yield finished.pop()  # its points need not wait for the others'
+    _tell(tolerance, n_steps, num_examples, missed, hidden)
 
 
-def _met(walk: Refined, tolerance: float) -> bool:
-    return walk.resolved and walk.error <= tolerance
-
-
-def _finished(walk: Refined, tolerance: float, n_steps: int) -> bool:
-    return _met(walk, tolerance) or (bool(walk.points) and not walk.middles(n_steps))
-
-
-def _visit(
-    evaluate: Evaluate,
-    rows: list[tuple[float, Refined]],
-    chunk: int,
-    bar: Any,
+def _tell(
+    tolerance: float,
+    n_steps: int,
+    num_examples: int,
+    missed: Sequence[tuple[float, bool]],
+    hidden: Sequence[bool],
 ) -> None:
-    """Evaluates points and gives each to its path."""
+    """
+    Warn, once, of examples whose maps may be worse than asked for.
+
+    Args:
+        tolerance (float): What was asked for.
+        n_steps (int): Most intervals of an example.
+        num_examples (int): N.
+        missed (sequence of tuple): Estimated errors above the tolerance, and whether
+            all intervals were used.
+        hidden (sequence of bool): The latter of examples that are not resolved.
+    """
+    reasons = []
+    if missed:
+        errors, spent = zip(*missed, strict=True)
+        more = "more n_steps or " if any(spent) else ""
+        reasons.append(
+            f"was not met within n_steps = {n_steps} intervals for {len(missed)} of "
+            f"{num_examples} examples, whose estimated errors go up to "
+            f"{max(errors):.2g}: allow {more}a larger tolerance"
+        )
+    if hidden:
+        remedy = "allow more n_steps" if any(hidden) else "gradients do not show a jump"
+        reasons.append(
+            f"is not sure to be met within n_steps = {n_steps} intervals for "
+            f"{len(hidden)} of {num_examples} examples, where more than a third of the "
+            f"output's changes lie in one interval: {remedy}"
+        )
+    if reasons:
+        warn(f"tolerance {tolerance} {'; it '.join(reasons)}")
+
+
+def _visit(evaluate: Evaluate, walks: Sequence[Refined], chunk: int, bar: Any) -> None:
+    """Evaluates the wanted points and gives each to its path."""
+    rows = [(alpha, walk) for walk in walks for alpha in walk.wanted]
     for first in range(0, len(rows), chunk):
         part = rows[first : first + chunk]
         alphas = torch.tensor([alpha for alpha, _ in part], dtype=torch.float64)

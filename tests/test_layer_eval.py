@@ -1,15 +1,14 @@
 """The path core: chunks, passes, memory, grad mode and what is left behind."""
 
-import gc
-import weakref
-
 import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.layer_eval import (
+    Evaluation,
     LayerEvaluator,
     TargetOutput,
     along,
@@ -197,32 +196,59 @@ def test_replicas_of_data_parallel_count_as_the_layer():
         torch.testing.assert_close(maps, expected)
 
 
-class Peak(nn.Module):
-    """Notes how many of its own outputs are alive at each pass."""
+def held_rows(monkeypatch):
+    """A list that gets, at each pass, how many rows of A or dy/dA are alive."""
+    evaluate, alive, rows = LayerEvaluator.__call__, [], []
 
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak = weakref.WeakSet(), 0
+    def watch(tensor):
+        storage = tensor.untyped_storage()
+        size = tensor[0].numel() * tensor.element_size()
+        alive.append((StorageWeakRef(storage), storage.nbytes() / size))
 
-    def forward(self, x):
-        out = x + 0
-        self.alive.add(out.untyped_storage())
-        self.peak = max(self.peak, len(self.alive))
-        return out
+    def noted(self, points, examples):
+        evaluation = evaluate(self, points, examples)
+        for tensor in (*evaluation.activations, *evaluation.gradients):
+            watch(tensor)
+        alive[:] = [(storage, n) for storage, n in alive if not storage.expired()]
+        rows.append(sum(n for _, n in alive))
+        return evaluation
+
+    def copied(self, part, copy=False):
+        evaluation = take(self, part, copy)
+        if copy:
+            for tensor in (*evaluation.activations, *evaluation.gradients):
+                watch(tensor)
+        return evaluation
+
+    take = Evaluation.rows
+    monkeypatch.setattr(LayerEvaluator, "__call__", noted)
+    monkeypatch.setattr(Evaluation, "rows", copied)
+    return rows
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_memory_does_not_grow_with_steps_or_examples(method):
+def test_memory_does_not_grow_with_steps_or_examples(method, monkeypatch):
+    held = held_rows(monkeypatch)
     peaks = []
-    for n_steps, num_examples in ((10, 2), (40, 2), (10, 8)):
-        model = network()
-        peak = Peak()
-        model.layer.append(peak)
-        x = random(num_examples, 2, 6, 6)
-        gc.collect()
+    for n_steps, num_examples in ((10, 8), (40, 8), (10, 32)):
+        model, x = network(), random(num_examples, 2, 6, 6)
+        held.clear()
         explain(method, model, x, n_steps=n_steps, internal_batch_size=2)
-        peaks.append(peak.peak)
-    assert peaks[0] == peaks[1] == peaks[2]
+        peaks.append(max(held))
+    assert peaks[0] == peaks[1] == peaks[2] <= 16
+
+
+def test_what_is_held_is_seen(monkeypatch):
+    """The test above would find what grows."""
+    held, kept = held_rows(monkeypatch), []
+    evaluate = LayerEvaluator.__call__
+    monkeypatch.setattr(
+        LayerEvaluator,
+        "__call__",
+        lambda *args: kept.append(evaluate(*args)) or kept[-1],
+    )
+    explain(LayerRSIGradCam, network(), random(2, 2, 6, 6), n_steps=9)
+    assert max(held) >= 40
 
 
 def state(model):

@@ -10,7 +10,7 @@ from torch import nn
 from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.path import interval_weights
 from tests.models import Function, TwoPart, network, random
-from tests.test_layer_eval import Counting
+from tests.test_layer_eval import Counting, held_rows
 
 METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
 
@@ -90,16 +90,95 @@ def test_one_warning_says_how_far_it_got(method):
     assert len(caught) == 1
     assert [len(places) for places in alphas] == [5, 5, 5]
 
+    assert caught[0].filename == __file__
+
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
 def test_few_steps(n_steps):
+    """Where they miss no map, they may yet miss a step of the output."""
     model, x = network(), random(1, 2, 6, 6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+    cam = LayerRSIGradCam(model, model.layer)
+    with pytest.warns(UserWarning, match="was not met within n_steps"):
+        _, alphas = cam.attribute(
             x, target=0, tolerance=1e-9, n_steps=n_steps, return_alphas=True
         )
     assert len(alphas[0]) == n_steps + 1
+    words = (
+        f"not sure to be met within n_steps = {n_steps} intervals.*allow more n_steps"
+    )
+    with pytest.warns(UserWarning, match=words):
+        cam.attribute(x, target=0, tolerance=1e9, n_steps=n_steps)
+
+
+def linear_head():
+    return TwoPart(nn.ReLU(), Function(lambda A: A.mean((2, 3)) + 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_equal_steps_get_right_at_once_takes_few_points(dtype):
+    """The indicators are rounding errors; what the output does decides alone."""
+    model = linear_head()
+    x = random(8, 2, 6, 6).to(dtype)
+    starts = random(8, 2, 6, 6, seed=1).to(dtype)
+    _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+        x, starts, target=0, tolerance=0.01, return_alphas=True
+    )
+    assert max(map(len, alphas)) <= 12
+
+
+def test_rounding_of_the_output_is_no_growth():
+    model = TwoPart(nn.Identity(), Function(lambda A: 100 + 1e-5 * A.mean((2, 3))))
+    x = torch.full((1, 1, 6, 6), 1.5)  # two of the smallest steps at 100
+    _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+        x, target=0, tolerance=0.01, return_alphas=True
+    )
+    assert len(alphas[0]) <= 5
+
+
+def test_a_slow_example_leaves_batches_full():
+    """Its neighbours are done long before it: others take their places."""
+    gains = torch.full((64, 1), 0.1, dtype=torch.float64)
+    gains[::32] = 400
+    layer = Counting(nn.Identity())
+
+    def forward(x, gain):
+        return (gain * (layer(x).mean((2, 3)) - 0.3)).sigmoid()
+
+    x = torch.ones(64, 1, 2, 2, dtype=torch.float64)
+    cam = LayerRSIGradCam(forward, layer)
+    maps, alphas = cam.attribute(
+        x, None, 0, gains, tolerance=0.01, internal_batch_size=8, return_alphas=True
+    )
+    assert len(layer.rows) <= 1.3 * sum(map(len, alphas)) / 8
+    slow = cam.attribute(x[:1], None, 0, gains[:1], tolerance=0.01)
+    quick = cam.attribute(x[:1], None, 0, gains[1:2], tolerance=0.01)
+    expected = torch.where(gains.view(64, 1, 1, 1) > 1, slow, quick)
+    torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_no_point_comes_twice_in_a_coarse_dtype(dtype):
+    model = steep()
+    x = torch.ones(1, 1, 2, 2, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+            x, tolerance=1e-6, return_alphas=True
+        )
+    assert len(alphas[0].to(dtype).unique()) == len(alphas[0])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_no_more_is_held_than_the_points_of_the_examples_under_way(batch, monkeypatch):
+    """Kept points are no views of a batch whose other rows could go."""
+    held = held_rows(monkeypatch)
+    model, x = network(gain=10.0), random(16, 2, 6, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        LayerRSIGradCam(model, model.layer).attribute(
+            x, target=0, tolerance=1e-9, n_steps=20, internal_batch_size=batch
+        )
+    assert max(held) <= 2 * batch * (21 + 1)  # A and dy/dA
 
 
 def test_equal_steps_have_equal_places():
@@ -109,6 +188,7 @@ def test_equal_steps_have_equal_places():
             x, target=0, n_steps=4, return_alphas=True
         )
         assert [places.tolist() for places in alphas] == [[0, 0.25, 0.5, 0.75, 1]] * 2
+        assert alphas[0] is not alphas[1]
 
 
 def test_two_flat_ends_do_not_hide_a_step():
@@ -120,6 +200,37 @@ def test_two_flat_ends_do_not_hide_a_step():
     torch.testing.assert_close(units, torch.full_like(x, 0.25), rtol=0.02, atol=0)
     assert delta.abs() < 0.02
     assert len(alphas[0]) <= 25
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.9])
+def test_nor_in_a_coarse_dtype(start, dtype):
+    """Half of the outputs' steps are rounding there, and growth all the same."""
+    height = 0.99 - start
+    model = TwoPart(
+        nn.Identity(),
+        Function(
+            lambda A: start + height * (100 * (A.mean((1, 2, 3)) - 0.3)).sigmoid()
+        ),
+    )
+    rsi = LayerRSIGradCam(model, model.layer)
+    x = torch.ones(1, 1, 2, 2, dtype=dtype)
+    units, alphas = rsi.conductance(x, tolerance=0.1, return_alphas=True)
+    assert abs(units.sum().item() - height) <= 0.2 * height
+    assert len(alphas[0]) <= 25
+
+
+def test_a_tolerance_out_of_reach_ends_early():
+    """What intervals miss that cannot be halved, others cannot make up for."""
+    model = steep()
+    with pytest.warns(UserWarning, match=r"go up to .*: allow a larger tolerance"):
+        _, alphas = LayerRSIGradCam(model, model.layer).attribute(
+            torch.ones(1, 1, 2, 2, dtype=torch.bfloat16),
+            tolerance=1e-6,
+            n_steps=1000,
+            return_alphas=True,
+        )
+    assert len(alphas[0]) < 50
 
 
 def test_a_layer_without_effect_is_a_zero_map():
@@ -151,8 +262,13 @@ def test_a_tolerance_needs_a_rule_with_two_ends():
         cam = method(model, model.layer)
         with pytest.raises(ValueError, match="method with a tolerance must be one of"):
             cam.attribute(x, target=0, tolerance=0.1, method="riemann_right")
-        with pytest.raises(ValueError, match="tolerance must be above 0"):
+        with pytest.raises(ValueError, match="tolerance must be finite and above 0"):
             cam.attribute(x, target=0, tolerance=0.0)
+        with pytest.raises(ValueError, match="equal steps, got inf"):
+            cam.attribute(x, target=0, tolerance=float("inf"))
+        for word in (True, "0.1", [0.1]):
+            with pytest.raises(TypeError, match="tolerance must be a number, or None"):
+                cam.attribute(x, target=0, tolerance=word)
         cam.attribute(
             x, target=0, tolerance=0.1, method="riemann_trapezoid", n_steps=100
         )
@@ -202,7 +318,8 @@ def test_a_jump_ends_in_a_warning_however_many_steps_are_allowed():
         ),
     )
     for method in METHODS:
-        with pytest.warns(UserWarning, match="was not met within n_steps = 200"):
-            method(model, model.layer).attribute(
-                torch.ones(1, 1, 6, 6), tolerance=0.01, n_steps=200
+        with pytest.warns(UserWarning, match="gradients do not show a jump"):
+            _, alphas = method(model, model.layer).attribute(
+                torch.ones(1, 1, 6, 6), tolerance=0.01, n_steps=1000, return_alphas=True
             )
+        assert len(alphas[0]) < 50

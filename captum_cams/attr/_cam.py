@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
@@ -42,6 +42,11 @@ from captum_cams.path import (
     straight_line,
 )
 from captum_cams.refine import Interval, refine
+
+Result = TypeVar("Result")
+
+# Growth of an output by so many of its dtype's smallest steps may be rounding.
+_ROUNDING = 2
 
 
 def precise(tensor: Tensor) -> torch.dtype:
@@ -199,7 +204,12 @@ class PathCamAttribution(CamAttribution):
 
         def points(alphas: Tensor, examples: Tensor) -> list[Evaluation]:
             evaluation = evaluate(alphas, examples)
-            return [evaluation.rows(slice(i, i + 1)) for i in range(len(examples))]
+            # Rows of several examples are not let go together: copies set them free.
+            several = bool((examples != examples[0]).any())
+            return [
+                evaluation.rows(slice(i, i + 1), copy=several)
+                for i in range(len(examples))
+            ]
 
         refined = refine(
             points,
@@ -208,9 +218,14 @@ class PathCamAttribution(CamAttribution):
             check_path_tolerance(tolerance),
             n_steps,
             chunk,
+            # No shorter than what the inputs' dtype can tell apart.
+            max(2**-20, *(torch.finfo(end.dtype).eps for end in ends)),
             show_progress,
         )
-        return evaluator, (Walk(alphas, iter(points)) for alphas, points in refined)
+        return evaluator, (
+            Walk([walk.example], walk.alphas, map(walk.points.pop, walk.alphas))
+            for walk in refined
+        )
 
 
 def unsqueezed(values: Tensor, like: Tensor) -> Tensor:
@@ -254,6 +269,13 @@ def completeness(
     ]
 
 
+def changes(before: Evaluation, after: Evaluation) -> Tensor:
+    """Growth of the output over an interval, (n,); 0 if it may be mere rounding."""
+    y0, y1 = before.outputs, after.outputs
+    rounding = _ROUNDING * torch.finfo(y1.dtype).eps * torch.maximum(y0.abs(), y1.abs())
+    return torch.where((y1 - y0).abs() > rounding, y1 - y0, 0)
+
+
 def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) -> Any:
     """The rule that `method` names, or that fits where it is None."""
     if tolerance is None:
@@ -269,6 +291,11 @@ def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) ->
 def concatenate(results: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The results of all walks, each put together along the examples."""
     return tuple(map(torch.cat, zip(*results, strict=True)))
+
+
+def in_order(found: dict[int, Result]) -> list[Result]:
+    """What was found by examples, which refined paths finish in no order."""
+    return [found[example] for example in sorted(found)]
 
 
 def only(tensors: tuple[Tensor, ...]) -> Tensor:

@@ -12,9 +12,11 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import check_count, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
+    changes,
     combine,
     completeness,
     concatenate,
+    in_order,
     interval_rule,
     precise,
     slopes,
@@ -143,10 +145,12 @@ class LayerIntegratedGradCam(PathCamAttribution):
             tolerance (float, optional): Points are added where the path is rough, in
                 each example, until the estimated error of its map is at most this
                 share of it (in L1 norms), and no interval holds more than a third of
-                the output's variation. That is an estimate, no bound. All points of
-                the examples under way, as many as fill a batch, are then held in
-                memory. One warning tells of examples that used up `n_steps`.
-                Default: None, `n_steps` equal intervals
+                the output's variation, which takes 4 intervals at least. That is an
+                estimate, no bound. Its rule takes outputs in [0, 1] for
+                probabilities; where they are none, ``riemann_trapezoid`` takes fewer
+                points. All points of the examples under way, as many as fill a batch,
+                are held in memory. One warning tells how many examples miss it, and
+                why. Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
             path (Callable): From the baselines to the inputs, one of
@@ -191,21 +195,20 @@ class LayerIntegratedGradCam(PathCamAttribution):
             path,
             show_progress,
         )
-        results, places = [], []
+        results: dict[int, tuple[Tensor, ...]] = {}
+        places: dict[int, Tensor] = {}
         for walk in walks:
             if over_intervals:
                 maps, start = _over_intervals(walk, rule, options)
             else:
                 maps, start = _over_nodes(walk, weights, options)
-            results.append(
-                tuple(
-                    map_.to(a.dtype)
-                    for map_, a in zip(maps, start.activations, strict=True)
-                )
+            results[walk.examples[0]] = tuple(
+                map_.to(a.dtype)
+                for map_, a in zip(maps, start.activations, strict=True)
             )
-            places += [torch.tensor(walk.alphas)] * len(start.outputs)
-        answer = self._format_maps(evaluator, concatenate(results))
-        return (answer, places) if return_alphas else answer
+            places |= {i: torch.tensor(walk.alphas) for i in walk.examples}
+        answer = self._format_maps(evaluator, concatenate(in_order(results)))
+        return (answer, in_order(places)) if return_alphas else answer
 
 
 def _integrand(
@@ -275,6 +278,7 @@ def _sketch(
         maps.append(at_start + at_end)
         differences.append(at_end - at_start)
     units = [(g0 + g1) * growth for g0, g1, growth in slopes(before, after, rule)]
-    growth = after.outputs - before.outputs
-    gaps = torch.cat(completeness(evaluator, units, growth))
-    return Interval(tuple(maps), tuple(differences), growth[0], gaps.abs().amax())
+    gaps = torch.cat(completeness(evaluator, units, after.outputs - before.outputs))
+    return Interval(
+        tuple(maps), tuple(differences), changes(before, after)[0], gaps.abs().amax()
+    )

@@ -11,9 +11,11 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import check_choice, check_count
 from captum_cams.attr._cam import (
     PathCamAttribution,
+    changes,
     combine,
     completeness,
     concatenate,
+    in_order,
     interval_rule,
     pool,
     precise,
@@ -180,13 +182,16 @@ class LayerRSIGradCam(PathCamAttribution):
                 others count as 0), or the mean of integrals of rectified gradients
                 (``positive_gradients``, the authors' notebook). Default: ``signed``
             tolerance (float, optional): Points are added where the path is rough, in
-                each example, until the estimated error of its signed map, rectified,
-                is at most this share of it (in L1 norms), and no interval holds more
-                than a third of the output's variation. That is an estimate, no bound;
-                on trained networks it is right within a factor of two in most cases.
-                All points of the examples under way, as many as fill a batch, are
-                then held in memory. One warning tells of examples that used up
-                `n_steps`. Default: None, `n_steps` equal intervals
+                each example, until the estimated error of its signed map, summed over
+                the channels and rectified, is at most this share of it (in L1 norms),
+                and no interval holds more than a third of the output's variation,
+                which takes 4 intervals at least. That is an estimate, no bound; on
+                trained networks it is right within a factor of two in most cases. Its
+                rule takes outputs in [0, 1] for probabilities; where they are none,
+                ``riemann_trapezoid`` takes fewer points. All points of the examples
+                under way, as many as fill a batch, are held in memory. One warning
+                tells how many examples miss it, and why. Default: None, `n_steps`
+                equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
             path (Callable): From the baselines to the inputs, one of
@@ -266,7 +271,8 @@ class LayerRSIGradCam(PathCamAttribution):
         What each unit of the layer contributed along the path: the layer's
         conductance, as of Captum's LayerConductance, but by the trapezoid rule.
 
-        Arguments are those of :meth:`attribute`.
+        Arguments are those of :meth:`attribute`. A `tolerance` is that of its map, of
+        which single units may miss more.
 
         Returns:
             *Tensor* of **unit integrals** in the layer's shape, (N, K,
@@ -350,18 +356,19 @@ class LayerRSIGradCam(PathCamAttribution):
             path,
             show_progress,
         )
-        results, places = [], []
+        results: dict[int, tuple[Tensor, ...]] = {}
+        places: dict[int, Tensor] = {}
         for walk in walks:
             integral = _integrate(walk.points, rule, positive_gradients)
             deltas = completeness(evaluator, integral.units, integral.rise)
-            results.append((*explain(integral), *deltas))
-            places += [torch.tensor(walk.alphas)] * len(integral.rise)
-        values, layers = concatenate(results), len(evaluator.layers)
+            results[walk.examples[0]] = (*explain(integral), *deltas)
+            places |= {i: torch.tensor(walk.alphas) for i in walk.examples}
+        values, layers = concatenate(in_order(results)), len(evaluator.layers)
         answers = [self._format_maps(evaluator, values[:-layers])]
         if return_convergence_delta:
             answers.append(self._format(values[-layers:]))
         if return_alphas:
-            answers.append(places)
+            answers.append(in_order(places))
         return tuple(answers) if len(answers) > 1 else answers[0]
 
 
@@ -408,9 +415,10 @@ def _sketch(
         maps.append(combine(pool(units[-1]), last, relu=False, summation=True))
         difference = pool(at_end - at_start)
         differences.append(combine(difference, last, relu=False, summation=True))
-    growth = after.outputs - before.outputs
-    gaps = torch.cat(completeness(evaluator, units, growth))
-    return Interval(tuple(maps), tuple(differences), growth[0], gaps.abs().amax())
+    gaps = torch.cat(completeness(evaluator, units, after.outputs - before.outputs))
+    return Interval(
+        tuple(maps), tuple(differences), changes(before, after)[0], gaps.abs().amax()
+    )
 
 
 def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> Tensor:
