@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from captum_cams import GroupCam
+from captum_cams.attr import group_cam
+from captum_cams.baselines import blurred
 from tests import reference
 from tests.models import Function, TwoPart, network, random
 
@@ -128,6 +130,24 @@ def test_any_batch_gives_the_same_map():
             x, 0, target=[0, 1, 2, 1, 0], groups=4, internal_batch_size=batch
         )
         torch.testing.assert_close(again, maps)
+
+
+def test_no_more_is_blurred_than_goes_through_the_network(monkeypatch):
+    model, x = network(), random(7, 2, 8, 8)
+    rows = []
+
+    def noted(inputs, *options):
+        rows.append(len(inputs))
+        return blurred(inputs, *options)
+
+    monkeypatch.setattr(group_cam, "blurred", noted)
+    cam = GroupCam(model, model.layer)
+    maps = cam.attribute(
+        x, target=0, groups=2, blur_kernel_size=5, internal_batch_size=3
+    )
+    assert rows == [3, 3, 1]
+    start = blurred(x, 5, 50.0)
+    torch.testing.assert_close(maps, cam.attribute(x, start, target=0, groups=2))
 
 
 @pytest.mark.parametrize("dims", [1, 3])

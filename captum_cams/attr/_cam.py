@@ -323,9 +323,9 @@ def gains(
     Args:
         confidence (TargetOutput): The output that is to gain.
         masks (Tensor): (n, G, \*layer spatial).
-        ends (tuple of Tensor): All inputs.
+        ends (tuple of Tensor): The n inputs.
         starts (tuple of Tensor): Their baselines.
-        examples (Tensor): The examples that the masks belong to, (n,).
+        examples (Tensor): Which examples they are, (n,).
         chunk (int): Inputs that go through the network together.
         bar (tqdm): Counts the masks and the baselines.
         enlarge (Callable): Makes a mask of an input's spatial size. Default: linear
@@ -342,13 +342,13 @@ def gains(
     n, r = shown.nonzero(as_tuple=True)
 
     def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        rows = examples[n[start:stop]]
-        here = masks[n[start:stop], r[start:stop]].unsqueeze(1)  # (B, 1, ...)
+        rows = n[start:stop]
+        here = masks[rows, r[start:stop]].unsqueeze(1)  # (B, 1, ...)
         bar.update(stop - start)
         return tuple(
             blend(x[rows], baseline[rows], enlarge(here, x.shape[2:]).to(x.dtype))
             for x, baseline in zip(ends, starts, strict=True)
-        ), rows
+        ), examples[rows]
 
     outputs = outputs_in_chunks(confidence, blends, len(n), chunk)
     check_finite("forward_func's output", outputs, examples[n])

@@ -153,10 +153,7 @@ class GroupCam(OneLayerCamAttribution):
         groups = check_count("groups", groups)
         check_percentile("denoise_percentile", denoise_percentile)
         ends = check_inputs(inputs)
-        if baselines is None:
-            starts = tuple(blurred(x, blur_kernel_size, blur_sigma) for x in ends)
-        else:
-            starts = check_baselines(baselines, ends)
+        starts = None if baselines is None else check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
         confidence = output.through(confidence_func)
@@ -167,6 +164,12 @@ class GroupCam(OneLayerCamAttribution):
         with tqdm(total=rows, disable=not show_progress, unit="mask") as bar:
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
+                if starts is None:
+                    hidden = tuple(
+                        blurred(x, blur_kernel_size, blur_sigma) for x in points
+                    )
+                else:
+                    hidden = tuple(x[examples] for x in starts)
                 if use_gradients:
                     activations, gradients, _ = evaluator(points, examples)
                     channels = pool(only(gradients)) * only(activations)  # w_k A^k
@@ -179,7 +182,8 @@ class GroupCam(OneLayerCamAttribution):
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
-                alphas = gains(confidence, masks, ends, starts, examples, chunk, bar)
+                shown = tuple(x[examples] for x in ends)  # models may write to points
+                alphas = gains(confidence, masks, shown, hidden, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         if use_gradients:

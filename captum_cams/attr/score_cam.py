@@ -139,8 +139,8 @@ class ScoreCam(OneLayerCamAttribution):
                 increases = gains(
                     output,
                     min_max(channels),  # sets constant channels to 0
-                    ends,
-                    starts,
+                    tuple(x[examples] for x in ends),  # models may write to points
+                    tuple(x[examples] for x in starts),
                     examples,
                     chunk,
                     bar,
