@@ -331,8 +331,15 @@ def test_default_batch():
     assert rows(3, 224, 224) == 4
     assert rows(3, 448, 448) == 1
     assert rows(3, 1000, 1000) == 1
-    assert rows(3, 64, 64) == 32
-    assert chunk_rows((torch.empty(8, 3, 224, 224, device="meta"),), None) == 32
+    assert rows(3, 64, 64) == 49
+    assert rows(3, 32, 32) == 64
+
+    def on_accelerator(*shape):
+        return chunk_rows((torch.empty(8, *shape, device="meta"),), None)
+
+    assert on_accelerator(3, 224, 224) == 32
+    assert on_accelerator(3, 1024, 1024) == 1
+    assert on_accelerator(3, 32, 32) == 256
     assert chunk_rows((torch.empty(8, 3),), 5) == 5
 
 
