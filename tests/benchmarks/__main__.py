@@ -8,10 +8,12 @@ import argparse
 import importlib
 import json
 import platform
+from pathlib import Path
 
 import torch
 
 NAMES = ["passes", "accuracy", "metrics", "score_cam"]
+THREADS = 2
 
 
 def cell(value):
@@ -31,26 +33,46 @@ def table(rows):
         print()
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=NAMES)
-    parser.add_argument("--json", help="file for all figures")
-    options = parser.parse_args()
-    results = {
-        "machine": {
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
+def machine():
+    processor = platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": processor,
+        "accelerator": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
-    for name in options.names:
-        module = importlib.import_module(f"tests.benchmarks.{name}")
-        print(f"{name}: {module.__doc__.strip().splitlines()[0]}")
-        results[name] = module.run()
+
+
+def main():
+    modules = {n: importlib.import_module(f"tests.benchmarks.{n}") for n in NAMES}
+    subjects = {n: m.__doc__.strip().splitlines()[0] for n, m in modules.items()}
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Figures as ratios, which mean more than times on a busy machine.",
+        epilog="\n".join(f"{n:10} {subject}" for n, subject in subjects.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all"
+    )
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in modules]
+    if unknown:
+        parser.error(f"NAME must be of {', '.join(NAMES)}, got {', '.join(unknown)}")
+    torch.set_num_threads(THREADS)
+    results = {"machine": machine()}
+    for name in options.names or NAMES:
+        print(f"{name}: {subjects[name]}")
+        results[name] = modules[name].run()
         table(results[name])
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results, file, indent=1)
+        if options.json:  # at once: what follows may fail
+            options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,37 +1,42 @@
 """
 Error of maps against points used, on trained networks and real pictures.
 
-Needs the folder that the environment variable CAPTUM_CAMS_REAL names, with
-squeezenet1_1_fp16.pt, mobilenet_v2_fp16.pt (state dicts in float16), labels.csv and
-ILSVRC/Data/CLS-LOC/val. Softmax output of the top class, black baseline; errors are
-relative L1 errors of the map against 128 steps of the trapezoid rule, median and mean
-over the pictures. `CAPTUM_CAMS_PICTURES` sets their number (12), and
-`CAPTUM_CAMS_FIGURE` names a PNG for the curves.
+The folder that the environment variable CAPTUM_CAMS_REAL names holds
+squeezenet1_1_fp16.pt, mobilenet_v2_fp16.pt (state dicts in float16), labels.csv, whose
+column `file` names pictures, and ILSVRC/Data/CLS-LOC/val with these. Without the
+variable, the package's own network explains its own pictures. Softmax output of the top
+class, black baseline; errors are relative L1 errors of the map against 128 steps of the
+trapezoid rule, median and mean over the pictures. CAPTUM_CAMS_PICTURES sets their
+number (12), and CAPTUM_CAMS_FIGURE names a PNG for the curves.
 """
 
 import csv
 import os
 import statistics
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from captum.attr import LayerConductance
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 from torchvision import models
 from torchvision.transforms import functional as F
 
 from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.baselines import black
+from captum_cams.examples import shape_pictures, shapes_model
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-SUBJECTS = {  # size and layers
+LAYERS = ["block5", "block4"]  # of the package's own network
+SUBJECTS = {  # size and layers of torchvision's
     "squeezenet1_1": (227, ["features.12", "features.7"]),
     "mobilenet_v2": (225, ["features.18", "features.13"]),
 }
 STEPS = [8, 16, 32]
-TOLERANCES = [0.1, 0.03, 0.01]
+TOLERANCES = [0.1, 0.03, 0.02, 0.01]
 
 
 def network(root, name):
@@ -49,6 +54,20 @@ def pictures(root, number, size):
         yield F.normalize(F.to_tensor(image), MEAN, STD).unsqueeze(0)
 
 
+def cases(number):
+    """Of each network its name, itself with softmax, its layers, pictures and black."""
+    if "CAPTUM_CAMS_REAL" not in os.environ:
+        own = shape_pictures(number).images.split(1)
+        yield "shapes_model", shapes_model(), LAYERS, own, torch.zeros_like
+        return
+    root = Path(os.environ["CAPTUM_CAMS_REAL"])
+    for name, (size, layers) in SUBJECTS.items():
+        net = nn.Sequential(network(root, name), nn.Softmax(1)).eval()
+        layers = [f"0.{layer}" for layer in layers]
+        normalised_black = partial(black, mean=MEAN, std=STD)
+        yield name, net, layers, pictures(root, number, size), normalised_black
+
+
 def conductance_cam(forward, layer, x, baseline, target, n_steps):
     """RSI-Grad-CAM's map from Captum's conductance."""
     units = LayerConductance(forward, layer).attribute(
@@ -63,9 +82,8 @@ def conductance_cam(forward, layer, x, baseline, target, n_steps):
     return (units.mean((2, 3), keepdim=True) * activations[0]).sum(1, True).relu()
 
 
-def errors(forward, layers, x, target):
+def errors(forward, layers, x, baseline, target):
     """(layer, method, rule, knob) -> (points, error) of one picture."""
-    baseline = black(x, MEAN, STD)
     found = {}
 
     def note(key, map_, points):
@@ -97,30 +115,21 @@ def errors(forward, layers, x, target):
 
 
 def run():
-    if "CAPTUM_CAMS_REAL" not in os.environ:
-        print("CAPTUM_CAMS_REAL names no folder: left out")
-        return []
-    root = Path(os.environ["CAPTUM_CAMS_REAL"])
-    number = int(os.environ.get("CAPTUM_CAMS_PICTURES", "12"))
     rows = []
-    for name, (size, layers) in SUBJECTS.items():
-        net = network(root, name)
-
-        def forward(x, net=net):
-            return net(x).softmax(1)
-
+    number = int(os.environ.get("CAPTUM_CAMS_PICTURES", "12"))
+    for name, net, layers, images, dark in cases(number):
         modules, found = [net.get_submodule(layer) for layer in layers], []
-        for x in pictures(root, number, size):
+        for x in images:
             with torch.no_grad():
-                target = int(forward(x).argmax(1))
+                target = int(net(x).argmax(1))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tolerances not met: seen in errors
-                found.append(errors(forward, modules, x, target))
+                found.append(errors(net, modules, x, dark(x), target))
         for key in sorted(found[0], key=lambda key: key[0]):
             points, error = zip(*(picture[key] for picture in found), strict=True)
             rows.append(
                 {
-                    "network": f"{name} {layers[key[0]]}",
+                    "network": f"{name} {layers[key[0]].removeprefix('0.')}",
                     "method": key[1],
                     "rule": key[2],
                     "steps or tolerance": key[3],
@@ -159,8 +168,3 @@ def curves(rows):
     figure.supxlabel("points evaluated")
     figure.supylabel("median error of the map, per cent")
     return figure
-
-
-if __name__ == "__main__":
-    for row in run():
-        print(row)
