@@ -471,7 +471,7 @@ def output_and_gradient(
     check_recording()
     with alone(output), torch.enable_grad():
         points = points.detach().requires_grad_()
-        y = output((points,), examples)
+        y = output((points.clone(),), examples)  # models may write to theirs
         gradient = None
         if y.requires_grad:
             (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)

@@ -154,6 +154,21 @@ def test_what_succeeds_leaves_no_trace(name):
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_a_model_may_write_to_its_input(name):
+    """As one does that normalises in place: what is asked of it next is as it was."""
+    model, x = network(), random(3, 2, 6, 6)
+    given = x.clone()
+
+    def maps(forward):
+        torch.manual_seed(0)
+        return explain(name, forward, model.layer, x, target=0)
+
+    expected = maps(lambda x: model(3 * x))
+    torch.testing.assert_close(maps(lambda x: model(x.mul_(3))), expected)
+    assert torch.equal(x, given)
+
+
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("batch", [None, 1])
 def test_inputs_that_are_not_finite_name_their_example(name, value, batch):
