@@ -127,17 +127,19 @@ def run():
                 found.append(errors(net, modules, x, dark(x), target))
         for key in sorted(found[0], key=lambda key: key[0]):
             points, error = zip(*(picture[key] for picture in found), strict=True)
-            rows.append(
-                {
-                    "network": f"{name} {layers[key[0]].removeprefix('0.')}",
-                    "method": key[1],
-                    "rule": key[2],
-                    "steps or tolerance": key[3],
-                    "points": statistics.mean(points),
-                    "median error": statistics.median(error),
-                    "mean error": statistics.mean(error),
-                }
-            )
+            row = {
+                "network": f"{name} {layers[key[0]].removeprefix('0.')}",
+                "method": key[1],
+                "rule": key[2],
+                "steps or tolerance": key[3],
+                "points": statistics.mean(points),
+                "median error": statistics.median(error),
+                "mean error": statistics.mean(error),
+            }
+            if key[2] == "tolerance":
+                twice = [value <= 2 * key[3] for value in error]
+                row["within twice the tolerance"] = statistics.mean(twice)
+            rows.append(row)
     if "CAPTUM_CAMS_FIGURE" in os.environ:
         curves(rows).savefig(os.environ["CAPTUM_CAMS_FIGURE"], dpi=100)
     return rows
@@ -147,6 +149,10 @@ def curves(rows):
     """Median error against points: a panel for each method and network."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    colours = {
+        rule: f"C{i}"
+        for i, rule in enumerate(dict.fromkeys(row["rule"] for row in rows))
+    }
     figure = Figure(figsize=(4 * len(networks), 7), layout="constrained")
     panels = figure.subplots(len(methods), len(networks), sharex=True, sharey=True)
     for axes, method in zip(panels, methods, strict=True):
@@ -161,10 +167,14 @@ def curves(rows):
                     [100 * row["median error"] for row in line],
                     marker="o",
                     label=rule,
+                    color=colours[rule],
                 )
             panel.set(title=f"{method}\n{network_}", yscale="log", xscale="log")
+            panel.set_xticks([8, 16, 32], ["8", "16", "32"])
+            panel.set_xticks([], minor=True)
+            panel.yaxis.set_major_formatter("{x:g}%")
             panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)
     figure.supxlabel("points evaluated")
-    figure.supylabel("median error of the map, per cent")
+    figure.supylabel("median error of the map")
     return figure
