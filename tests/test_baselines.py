@@ -125,6 +125,11 @@ def test_logits_need_a_softmax():
         neutral(logits, X)
 
 
+def test_neutral_of_a_model_that_writes_to_its_input():
+    expected = neutral(lambda x: MODEL(3 * x), X, n_steps=5)
+    assert torch.equal(neutral(lambda x: MODEL(x.mul_(3)), X, n_steps=5), expected)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_left_as_found(training):
     model = nn.Sequential(
