@@ -413,7 +413,7 @@ def _figure(
     """Pictures in [0, 1], their classes and their maps; what was explained, and how."""
     inputs = network.normalise(images)
     with torch.no_grad():
-        probabilities = network.forward(inputs)  # (N, classes)
+        probabilities = network.forward(inputs.clone())  # (N, classes)
     top = probabilities.argmax(1)  # (N,)
     targets = top if target is None else torch.full_like(top, target)
     known = len(network.classes) == place.classes

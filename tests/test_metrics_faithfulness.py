@@ -322,6 +322,14 @@ def test_tuples_are_masked_tensor_by_tensor(metric):
 
 
 @pytest.mark.parametrize("metric", [*CONFIDENCES, *CURVES, *AREAS])
+def test_models_may_write_to_their_inputs(metric):
+    x = X.clone()
+    expected = call(metric, lambda x: MODEL(3 * x), x)
+    assert torch.equal(call(metric, lambda x: MODEL(x.mul_(3)), x), expected)
+    assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("metric", [*CONFIDENCES, *CURVES, *AREAS])
 def test_no_trace_is_left(metric):
     x, maps = X.clone().requires_grad_(), MAPS.clone().requires_grad_()
     state = torch.get_rng_state()
