@@ -679,6 +679,8 @@ def _note(means: Sequence[Mean]) -> str:
     low, high = min(counts), max(counts)
     text = f"{low}" if low == high else f"{low} to {high}"
     note = f"Means of {text} maps each, ± standard error."
+    if high == 1:
+        note = "Of one map each."
     missing = sum(mean.missing for mean in means)
     return f"{note} Without a value and left out: {missing}." if missing else note
 
