@@ -102,14 +102,14 @@ class Refined:
         ]
         self.error = _error(intervals, norms)
         self.resolved = not steep
-        whole = [pair for pair in self._intervals if pair[1] - pair[0] > self.shortest]
-        final = [self._intervals[pair] for pair in self._intervals.keys() - whole]
+        long = [pair for pair in self._intervals if pair[1] - pair[0] > self.shortest]
+        final = [self._intervals[pair] for pair in self._intervals.keys() - long]
         if _error(final, norms) > self.tolerance:
             chosen = []  # no other interval can make up for these
         elif self.error <= self.tolerance:
-            chosen = [pair for pair in whole if pair in steep]
+            chosen = [pair for pair in long if pair in steep]
         else:
-            chosen = self._roughest(whole, norms, variation)
+            chosen = self._roughest(long, norms, variation)
         middles = [(start + end) / 2 for start, end in chosen]
         self.wanted = middles[: self.n_steps + 1 - len(self.points)]
 
@@ -248,7 +248,11 @@ def _tell(
             f"{max(errors):.2g}: allow {more}a larger tolerance"
         )
     if hidden:
-        remedy = "allow more n_steps" if any(hidden) else "gradients do not show a jump"
+        remedy = (
+            "allow more n_steps"
+            if any(hidden)
+            else "explain an output that does not jump, which gradients cannot show"
+        )
         reasons.append(
             f"is not sure to be met within n_steps = {n_steps} intervals for "
             f"{len(hidden)} of {num_examples} examples, where more than a third of the "

@@ -318,7 +318,7 @@ def test_a_jump_ends_in_a_warning_however_many_steps_are_allowed():
         ),
     )
     for method in METHODS:
-        with pytest.warns(UserWarning, match="gradients do not show a jump"):
+        with pytest.warns(UserWarning, match="explain an output that does not jump"):
             _, alphas = method(model, model.layer).attribute(
                 torch.ones(1, 1, 6, 6), tolerance=0.01, n_steps=1000, return_alphas=True
             )
