@@ -196,6 +196,7 @@ class TargetOutput:
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Tensor:
         """Values of y, (B,), at `points`, whose rows belong to `examples`, (B,)."""
+        points = tuple(x.clone() for x in points)  # models may write to theirs
         output: Any = run_forward(self.forward_func, points, None, self._rows(examples))
         if self.output_func is not None:
             output = self.output_func(output)
@@ -471,7 +472,7 @@ def output_and_gradient(
     check_recording()
     with alone(output), torch.enable_grad():
         points = points.detach().requires_grad_()
-        y = output((points.clone(),), examples)  # models may write to theirs
+        y = output((points,), examples)
         gradient = None
         if y.requires_grad:
             (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)

@@ -89,7 +89,6 @@ def test_one_warning_says_how_far_it_got(method):
         )
     assert len(caught) == 1
     assert [len(places) for places in alphas] == [5, 5, 5]
-
     assert caught[0].filename == __file__
 
 

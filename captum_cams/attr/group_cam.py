@@ -182,8 +182,7 @@ class GroupCam(OneLayerCamAttribution):
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
-                shown = tuple(x[examples] for x in ends)  # models may write to points
-                alphas = gains(confidence, masks, shown, hidden, examples, chunk, bar)
+                alphas = gains(confidence, masks, points, hidden, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         if use_gradients:

@@ -139,7 +139,7 @@ class ScoreCam(OneLayerCamAttribution):
                 increases = gains(
                     output,
                     min_max(channels),  # sets constant channels to 0
-                    tuple(x[examples] for x in ends),  # models may write to points
+                    points,
                     tuple(x[examples] for x in starts),
                     examples,
                     chunk,

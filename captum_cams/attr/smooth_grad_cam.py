@@ -119,9 +119,8 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         chunk = chunk_rows(ends, internal_batch_size)
         results = []
         for examples in torch.split(torch.arange(len(ends[0])), chunk):
-            shown = tuple(x[examples] for x in ends)  # models may write to them
-            activations = evaluator.activations(shown, examples)
             points = tuple(x[examples] for x in ends)
+            activations = evaluator.activations(points, examples)
             powers = [a.new_zeros(3, *a.shape, dtype=precise(a)) for a in activations]
             units: list[Tensor] = []  # of gradients: their cubes overflow, or vanish
             generator = torch.Generator().manual_seed(seed)

@@ -561,9 +561,7 @@ def _confidences(
         return blend(x, baseline, m.to(x.dtype))
 
     def whole(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        # Copies: models may write to theirs.
-        inputs = tuple(x[start:stop].clone() for x in examples.inputs)
-        return inputs, torch.arange(start, stop)
+        return tuple(x[start:stop] for x in examples.inputs), torch.arange(start, stop)
 
     def explained(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
         tensors = zip(examples.inputs, examples.baselines, examples.maps, strict=True)
