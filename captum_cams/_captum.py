@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from captum._utils.common import _run_forward as run_forward
-from captum._utils.gradient import _forward_layer_eval as forward_layer
-from captum._utils.gradient import compute_layer_gradients_and_eval
 from captum._utils.typing import BaselineType, TargetType
 from captum.log import log_usage as _log_usage
 
@@ -21,8 +19,6 @@ def log_usage(*, part_of_slo: bool = False) -> Callable[[_F], _F]:
 __all__ = [
     "BaselineType",
     "TargetType",
-    "compute_layer_gradients_and_eval",
-    "forward_layer",
     "log_usage",
     "run_forward",
 ]

@@ -6,15 +6,18 @@ And those of the warnings that tell why a map may mislead.
 
 import math
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.jit import ScriptModule
 from torch.nn import Module
+
+from captum_cams._nested import describe, find_tensors
 
 
 class UserError(ValueError):
@@ -293,10 +296,13 @@ def _indices(element: Any) -> tuple[int, ...]:
 def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
     """What `forward_func` returned: a tensor with a row an example, and the target."""
     if not isinstance(output, Tensor):
+        found = find_tensors(output, "model(*args)")
+        such = f", such as lambda *args: {found[0][0]}" if found else ""
         raise TypeError(
             f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
-            "in a function that returns the scores alone, or call model.eval() where "
-            "it is training mode that adds outputs"
+            f"in a function that returns the scores alone{such} (it holds "
+            f"{describe(output)}), or call model.eval() where it is training mode that "
+            "adds outputs"
         )
     if output.dim() == 0 and rows == 1:
         output = output.reshape(1)
@@ -381,8 +387,8 @@ def check_transform(transform: object) -> None:
         )
 
 
-def check_transformed(maps: object, tensor: Tensor) -> Tensor:
-    """What a transform made of a layer's tensor: feature maps."""
+def check_transformed(maps: object, given: object) -> Tensor:
+    """What a transform made of what a layer gave: feature maps."""
     if (
         not isinstance(maps, Tensor)
         or maps.dim() < 3
@@ -391,7 +397,7 @@ def check_transformed(maps: object, tensor: Tensor) -> Tensor:
     ):
         raise ValueError(
             "reshape_transform must give feature maps (N, K, *spatial) of a floating "
-            f"dtype, got {_kind(maps)} for the layer's tensor of shape {_shape(tensor)}"
+            f"dtype, got {_kind(maps)} for the layer's {describe(given)}"
         )
     return maps
 
@@ -429,29 +435,77 @@ def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
             )
 
 
-def check_layer_tensors(tensors: Sequence[object]) -> None:
-    """What a layer gave to its hook."""
-    if not tensors:
+def check_positional(inputs: tuple[object, ...]) -> None:
+    """The inputs of a layer, as its hook sees them."""
+    if not inputs:
         raise ValueError(
             "layer must be called with its input as a positional argument for "
             "attribute_to_layer_input, got none; map its output instead"
         )
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                "layer must give tensors or a tuple of tensors, got "
-                f"{type(tensor).__name__}; choose a module inside it"
-            )
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
-                "choose a layer behind it"
-            )
-        if tensor.dim() < 2:
-            raise ValueError(
-                "layer must give channels for each example, (N, K, *spatial), got "
-                f"shape {_shape(tensor)}; choose another layer"
-            )
+
+
+def check_feature_maps(given: object) -> list[Tensor]:
+    """The feature maps in what a layer gave: all of a tuple, or the only ones."""
+    if isinstance(given, Tensor):
+        return [_check_feature_map(given)]
+    found = find_tensors(given, "given")
+    maps = [
+        (path, tensor)
+        for path, tensor in found
+        if tensor.is_floating_point() and tensor.dim() > 1
+    ]
+    tensors = [tensor for _, tensor in maps]
+    plain = isinstance(given, (tuple, list)) and len(given) == len(maps) == len(found)
+    if plain and maps:
+        return tensors
+    if len({id(tensor) for tensor in tensors}) == 1:
+        return tensors[:1]
+    if len(found) == 1:
+        _check_feature_map(found[0][1])
+    remedy = (
+        f"select its feature maps with a reshape_transform, such as lambda given: "
+        f"{maps[0][0]}"
+        if maps
+        else "choose a module inside it"
+    )
+    raise TypeError(
+        f"layer must give tensors or a tuple of tensors, got {describe(given)}; "
+        f"{remedy}"
+    )
+
+
+def _check_feature_map(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
+            "choose a layer behind it"
+        )
+    if tensor.dim() < 2:
+        raise ValueError(
+            "layer must give channels for each example, (N, K, *spatial), got "
+            f"shape {_shape(tensor)}; choose another layer"
+        )
+    return tensor
+
+
+def check_rows(tensor: Tensor, rows: int) -> None:
+    """A row for each example, also where a layer's tensor was transformed."""
+    if tensor.shape[0] != rows:
+        raise ValueError(
+            f"layer must give one row for each of its {rows} examples, got shape "
+            f"{_shape(tensor)}"
+        )
+
+
+def raise_fixed_batch(rows: int, examples: int, error: Exception) -> NoReturn:
+    """An error that the length of a batch brought about."""
+    reason = f"{type(error).__name__}: {error}"
+    raise ValueError(
+        f"forward_func fails on a batch of {rows} rows, but not on one of {examples}, "
+        "as many as there are examples; pass internal_batch_size="
+        f"{examples} (of metrics max_examples_per_batch), as the model seems to fix "
+        f"its batch ({textwrap.shorten(reason, 200)})"
+    ) from error
 
 
 def check_finite(
@@ -514,6 +568,26 @@ def warn_of_training(modules: Collection[str]) -> None:
         "the model is in training mode, and in it "
         f"{', '.join(sorted(modules))}: its outputs depend on the batch or on chance, "
         "and so do the attributions; call model.eval() first"
+    )
+
+
+def warn_of_unsteadiness(reasons: Sequence[str]) -> None:
+    """Modules in evaluation mode whose outputs depend on more than their example."""
+    warn(
+        "the outputs depend on the batch, on chance or on what ran before, and so do "
+        f"the attributions, though in evaluation mode: {'; '.join(reasons)} (buffers "
+        "are put back); switch that off first, as with "
+        "torch.ao.quantization.disable_observer, track_running_stats=True or "
+        "dropout(x, p, self.training)"
+    )
+
+
+def warn_of_uses(layer: Module, uses: int) -> None:
+    """A layer that a pass uses more than once."""
+    warn(
+        f"layer ({type(layer).__name__}) is used {uses} times in a pass: the map is "
+        "that of its last use; to explain another one, give it a module of its own, "
+        "such as an nn.Identity() behind it"
     )
 
 

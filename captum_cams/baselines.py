@@ -17,8 +17,8 @@ from captum_cams._checks import (
     check_positive,
     check_probabilities,
 )
-from captum_cams.layer_eval import TargetOutput, chunk_rows, output_and_gradient
 from captum_cams.path import gaussian_blur
+from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
 
 
 def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:

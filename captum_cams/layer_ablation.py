@@ -1,66 +1,41 @@
 """The output of a model without one of a layer's channels."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import check_finite
-from captum_cams.layer_eval import (
-    TargetOutput,
-    Transform,
-    alone,
-    outputs_in_chunks,
-)
-
-
-@contextmanager
-def counting(output: TargetOutput, layer: Module) -> Iterator[list[None]]:
-    """Notes each use of the layer: in one pass it may have several."""
-    uses: list[None] = []
-    with alone(output):
-        handle = layer.register_forward_pre_hook(lambda *_: uses.append(None))
-        try:
-            yield uses
-        finally:
-            handle.remove()
+from captum_cams._checks import check_finite, check_rows
+from captum_cams._nested import map_tensors
+from captum_cams.layer_eval import LayerEvaluator
+from captum_cams.target_output import outputs_in_chunks
 
 
 def outputs_without(
-    output: TargetOutput,
-    layer: Module,
+    evaluator: LayerEvaluator,
     points: tuple[Tensor, ...],
     examples: Tensor,
     channels: Tensor,
     chunk: int,
-    attribute_to_layer_input: bool,
-    uses: int,
-    reshape_transform: Transform | None,
     bar: Any,
 ) -> Tensor:
     """
-    The output y where one channel of the layer is 0.
+    The output y where one channel of a layer's last use is 0.
 
     Args:
-        output (TargetOutput): y.
-        layer (Module): The layer.
+        evaluator (LayerEvaluator): The layer, which has been evaluated before.
         points (tuple of Tensor): All examples.
         examples (Tensor): The example of each row, (B,), on the CPU.
         channels (Tensor): The channel that is 0 in it, (B,), or -1 for none.
         chunk (int): Rows that go through the network together.
-        attribute_to_layer_input (bool): Whether channels are those of the layer's
-            input or of its output.
-        uses (int): Uses of the layer in a pass; channels are 0 in the last one.
-        reshape_transform (Callable, optional): Gives the feature maps whose channels
-            are counted.
         bar (tqdm): Counts the rows.
 
     Returns:
         *Tensor*, (B,).
     """
+    output, uses = evaluator.output, evaluator.uses[evaluator.layers[0]]
     without, use = channels, 0  # those of the rows under way
 
     def rows(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -69,39 +44,44 @@ def outputs_without(
         bar.update(stop - start)
         return tuple(x[here] for x in points), here
 
-    def ablated(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return tuple(map(ablated, value))
-        row = torch.arange(len(without))[without >= 0]
-        if reshape_transform is not None:
-            return value.masked_fill(units(reshape_transform, value, row), 0)
-        value = value.clone()
-        value[row, without[row]] = 0
-        return value
-
-    def units(transform: Transform, value: Tensor, row: Tensor) -> Tensor:
-        """The units of the layer's own tensor that make up the channels."""
-        with torch.enable_grad():
-            raw = torch.zeros_like(value, requires_grad=True)
-            maps = transform(raw)
-        channels = torch.zeros_like(maps)
-        channels[row, without[row]] = 1
-        # The transform is linear: its gradient carries the channels back.
-        return torch.autograd.grad(maps, raw, channels)[0] != 0
-
-    def hook(_: Module, *values: Any) -> Any:
+    def hook(_: Module, __: Module, inputs: Any, outputs: Any = None) -> Any:
         nonlocal use
         use += 1
-        return ablated(values[-1]) if use == uses else None
+        if use < uses:
+            return None
+        given = evaluator.given(inputs, outputs)
+        return evaluator.handed(inputs, _ablated(evaluator, given, without))
 
-    with alone(output):
-        if attribute_to_layer_input:
-            handle = layer.register_forward_pre_hook(hook)
-        else:
-            handle = layer.register_forward_hook(hook)
-        try:
-            outputs = outputs_in_chunks(output, rows, len(examples), chunk)
-        finally:
-            handle.remove()
+    hooks = partial(evaluator.hooked, hook)
+    outputs = outputs_in_chunks(output, rows, len(examples), chunk, hooks)
     check_finite("forward_func's output", outputs, examples)
     return outputs
+
+
+def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
+    """What a layer gave, without a channel in each row, (B,), where it is not -1."""
+    transform = evaluator.reshape_transform
+    tensors = evaluator.tensors(given)
+    row = torch.arange(len(channels))[channels >= 0]
+    if transform is None:
+        check_rows(tensors[0], len(channels))
+        lost = torch.zeros_like(tensors[0], dtype=torch.bool)
+        lost[row, channels[row]] = True
+        masks = {id(tensors[0]): lost}
+    else:
+        with torch.enable_grad():
+            raw = {id(t): torch.zeros_like(t, requires_grad=True) for t in tensors}
+            maps = transform(map_tensors(lambda t: raw.get(id(t), t), given))
+        check_rows(maps, len(channels))
+        ones = torch.zeros_like(maps)
+        ones[row, channels[row]] = 1
+        # The transform is linear: its gradient carries the channels back.
+        found = torch.autograd.grad(maps, list(raw.values()), ones, allow_unused=True)
+        masks = {
+            key: gradient != 0
+            for key, gradient in zip(raw, found, strict=True)
+            if gradient is not None
+        }
+    return map_tensors(
+        lambda t: t.masked_fill(masks[id(t)], 0) if id(t) in masks else t, given
+    )

@@ -1,15 +1,9 @@
-"""
-The only place that runs a model: outputs, activations and gradients at chosen points.
+"""Activations and gradients of layers at chosen points, and walks along paths."""
 
-A row is one point of one example; rows are what goes through the network together.
-"""
-
-import sys
-import threading
-import warnings
+import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,99 +11,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from captum_cams._captum import (
-    TargetType,
-    compute_layer_gradients_and_eval,
-    forward_layer,
-    run_forward,
-)
 from captum_cams._checks import (
-    check_count,
+    check_feature_maps,
     check_finite,
-    check_layer_tensors,
-    check_output,
+    check_positional,
     check_recording,
-    check_target,
+    check_rows,
     check_transformed,
     warn_of_axes,
-    warn_of_training,
+    warn_of_uses,
     warn_of_zeros,
 )
+from captum_cams._nested import find_tensors, map_tensors
+from captum_cams.missing_gradients import Missing, why_missing
 from captum_cams.path import Path
+from captum_cams.target_output import TargetOutput, hooked
 
-Transform = Callable[[Tensor], Tensor]
-
-# Hooks sit on the module, not on the thread: two walks at once would mix their tensors.
-_ONE_AT_A_TIME = threading.RLock()
-
-
-@contextmanager
-def alone(output: "TargetOutput") -> Iterator[None]:
-    """
-    One evaluation at a time, which leaves buffers as found.
-
-    Modules in training mode change theirs as they run (BatchNorm's statistics), which
-    brings one warning. Which modules `forward_func` runs is seen by a hook on all. It
-    slows each of them down: where the first evaluation met none in training mode, and
-    the model has none, the others do without.
-    """
-    found: dict[Module, dict[str, Tensor]] = {}
-    here = threading.get_ident()
-
-    def keep(module: Module, _: Any) -> None:
-        if threading.get_ident() != here:  # somebody else's, which may be in training
-            return
-        # The replicas of `DataParallel`, which run in other threads, share its buffers.
-        every = isinstance(module, DataParallel)
-        for part in module.modules() if every else (module,):
-            if part.training and part not in found:
-                buffers = part.named_buffers(recurse=False)
-                found[part] = {name: buffer.clone() for name, buffer in buffers}
-
-    unsteady: set[str] = set()
-    with _ONE_AT_A_TIME, _uncompiled():
-        handle = None if output.steady else register_module_forward_pre_hook(keep)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                handle.remove()
-            with torch.no_grad():
-                for module, buffers in found.items():
-                    if _is_random(module):
-                        unsteady.add(type(module).__name__)
-                    for name, buffer in buffers.items():
-                        now = module.get_buffer(name)
-                        if not torch.equal(now, buffer):
-                            unsteady.add(type(module).__name__)
-                            now.copy_(buffer)
-    output.steady = not found and not output.trains
-    output.tell_of_training(unsteady)
-
-
-def _is_random(module: Module) -> bool:
-    """Whether a module draws random numbers in training mode, judged by its name."""
-    names = ("Dropout", "StochasticDepth", "DropPath", "RReLU")
-    named = any(name in type(module).__name__ for name in names)
-    within: Any = getattr(module, "dropout", 0)  # of attention and recurrent modules
-    return (named and getattr(module, "p", None) != 0) or (
-        isinstance(within, float) and within > 0
-    )
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Compiled models run in Python: their code takes no hooks once it has run."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.compile.* when there are global")
-        yield
+Transform = Callable[..., Any]
 
 
 class Evaluation(NamedTuple):
@@ -137,91 +57,22 @@ class Evaluation(NamedTuple):
         )
 
 
-class TargetOutput:
-    """
-    The target output y of `forward_func`, one number a row.
+class _Use(NamedTuple):
+    """What a layer gave in a pass, on one device."""
 
-    Args:
-        forward_func (Callable): The model or any function of it.
-        inputs (tuple of Tensor): The examples, for their number.
-        target: Any of Captum's forms.
-        additional_forward_args (Any): Tensors whose first axis counts the examples
-            follow their rows; everything else is passed on as it is.
-        output_func (Callable, optional): Applied to the output before the target is
-            selected, e.g. a softmax.
-    """
+    given: Any  # with `leaves` in the places of its tensors
+    leaves: list[Tensor]
+    versions: list[int]
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        inputs: tuple[Tensor, ...],
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        output_func: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        if isinstance(forward_func, DistributedDataParallel):
-            # It would wait for all processes, and count the passes as training.
-            forward_func = forward_func.module
-        self.forward_func = forward_func
-        self.shapes = [x.shape for x in inputs]
-        self.num_examples = inputs[0].shape[0]
-        self.target = check_target(target, self.num_examples)
-        self.output_func = output_func
-        self.arguments: tuple[Any, ...] = (
-            additional_forward_args
-            if isinstance(additional_forward_args, tuple)
-            else (() if additional_forward_args is None else (additional_forward_args,))
-        )
-        self.told: set[str] = set()  # modules that have been warned of
-        self.steady = False  # whether no module is known to be in training mode
 
-    def through(self, output_func: Callable[[Tensor], Tensor] | None) -> "TargetOutput":
-        """The same output with another function between; both warn but once."""
-        other = copy(self)
-        other.output_func = output_func
-        return other
-
-    @property
-    def trains(self) -> bool:
-        """Whether the model, where it is one, has a part in training mode."""
-        model = self.forward_func
-        parts = model.modules() if isinstance(model, Module) else ()
-        return any(part.training for part in parts)
-
-    def tell_of_training(self, modules: set[str]) -> None:
-        """Warn, once, of modules in training mode."""
-        if modules and not self.told:
-            self.told.update(modules)
-            warn_of_training(modules)
-
-    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Tensor:
-        """Values of y, (B,), at `points`, whose rows belong to `examples`, (B,)."""
-        points = tuple(x.clone() for x in points)  # models may write to theirs
-        output: Any = run_forward(self.forward_func, points, None, self._rows(examples))
-        if self.output_func is not None:
-            output = self.output_func(output)
-        target = None if self.target is None else self.target[examples]  # (B, d)
-        y = check_output(output, len(examples), target)
-        if target is not None:
-            rows = torch.arange(len(examples), device=y.device)
-            y = y[(rows, *target.to(y.device).unbind(1))]
-        return y.reshape(len(examples))  # (B,)
-
-    def _rows(self, examples: Tensor) -> tuple[Any, ...]:
-        def rows(argument: Any) -> Any:
-            follows = isinstance(argument, Tensor) and argument.dim() > 0
-            if follows and argument.shape[0] == self.num_examples:
-                argument = argument[examples.to(argument.device)]
-            # Captum's hook would set requires_grad on what the caller holds.
-            return argument.detach() if isinstance(argument, Tensor) else argument
-
-        return tuple(rows(argument) for argument in self.arguments)
+_Uses = dict[Module, dict[torch.device, _Use]]
 
 
 class LayerEvaluator:
     """
     Activations of layers and gradients of y with respect to them.
 
+    A layer's tensors are leaves: no gradient runs from one of them through another.
     The part of the network before the first of the layers records no autograd graph:
     recording is switched on by a hook on the layer itself.
 
@@ -231,8 +82,8 @@ class LayerEvaluator:
         device_ids (list of int, optional): As in Captum, for `DataParallel`.
         attribute_to_layer_input (bool): Whether A is a layer's input or its output.
         grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
-        reshape_transform (Callable, optional): Linear; applied to each tensor of A and
-            of dy/dA.
+        reshape_transform (Callable, optional): Linear; makes A of what a layer gives,
+            and dy/dA of its gradients, which it is handed in the same form.
     """
 
     def __init__(
@@ -246,76 +97,92 @@ class LayerEvaluator:
     ) -> None:
         self.output = output
         self.layers = layer if isinstance(layer, list) else [layer]
-        self.device_ids = device_ids
+        model: Any = output.forward_func
+        self.device_ids = device_ids or getattr(model, "device_ids", None)
         self.attribute_to_layer_input = attribute_to_layer_input
-        self.grad_kwargs = grad_kwargs
-        self.reshape_transform = reshape_transform
+        self.grad_kwargs = grad_kwargs or {}
+        self.reshape_transform = _told_size(reshape_transform, output.shapes)
         self.sizes: list[int] = []
         self.shapes: list[torch.Size] = []
         self.silent = torch.ones(output.num_examples, dtype=torch.bool)
+        self.uses: Counter[Module] = Counter()
+        """How often a pass uses each layer: the last time counts."""
+        several = device_ids is not None and len(device_ids) > 1
+        # Whether layers run in other threads, whose outputs are gathered elsewhere;
+        # whether all of a pass is recorded; whether the model writes to A.
+        self._elsewhere = isinstance(model, DataParallel) or several
+        self._whole = self._elsewhere
+        self._copies = False
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
         check_recording()
-        outputs: list[Tensor] = []
-
-        def forward(*points: Tensor) -> Tensor:
-            with torch.set_grad_enabled(self._gathers_elsewhere):
-                output = self.output(points, examples)
-            if not reached.issuperset(self.layers):
-                raise ValueError(_UNREACHED)
-            if not output.requires_grad:
-                # The model sets its own grad mode behind the layer: record it all.
-                output = self.output(points, examples)
-            if not output.requires_grad:
-                raise ValueError(_INDEPENDENT)
-            outputs.append(output.detach())
-            return output
-
-        with alone(self.output), _Hooks(self, record=True) as reached:
-            try:
-                gradients, activations = compute_layer_gradients_and_eval(
-                    forward,
-                    self.layers,
-                    points,
-                    device_ids=self.device_ids or self._device_ids,
-                    attribute_to_layer_input=self.attribute_to_layer_input,
-                    grad_kwargs=self.grad_kwargs,
-                )
-            except RuntimeError as error:
-                if "appears to not have been used in the graph" in str(error):
-                    raise ValueError(_INDEPENDENT) from error
-                raise
-        layer = self._flat(activations, examples)
-        check_finite("forward_func's output", outputs[0], examples)
-        slopes = self._flat(gradients)
+        with self.output.guarded():
+            uses, y, gradients = self._recorded(points, examples)
+            missing = self._missing(uses, gradients)
+            if missing and not self._whole:
+                # The model sets its own grad mode, which undoes that of the hook.
+                self._whole = True
+                again = self._recorded(points, examples)
+                if len(self._missing(again[0], again[2])) < len(missing):
+                    uses, y, gradients = again
+                    missing = self._missing(uses, gradients)
+                else:
+                    self._whole = False
+            zeros = {"materialize_grads", "allow_unused"} & self.grad_kwargs.keys()
+            if missing and not (y.requires_grad and zeros):
+                raise ValueError(_INDEPENDENT + self._why(missing[0], points, examples))
+        y = y.detach()
+        activations = self._maps(uses, lambda leaf: leaf.detach())
+        slopes = self._maps(uses, lambda leaf: gradients[id(leaf)])
+        self._check(activations, examples)
+        check_finite("forward_func's output", y, examples)
         for gradient in slopes:
             check_finite("the output's gradients", gradient, examples)
         if self.silent[examples].any():
             for gradient in slopes:
                 self.hear(examples, (gradient != 0).flatten(1).any(1))
-        return Evaluation(layer, slopes, outputs[0])
+        return Evaluation(activations, slopes, y)
 
     def activations(
         self, points: tuple[Tensor, ...], examples: Tensor
     ) -> tuple[Tensor, ...]:
         """A alone, without a backward pass."""
+        with self.output.guarded():
+            uses, _ = self._pass(points, examples, record=False)
+        maps = self._maps(uses, lambda leaf: leaf)
+        self._check(maps, examples)
+        return maps
 
-        def forward(*points: Tensor) -> Tensor:
-            output = self.output(points, examples)
-            if not reached.issuperset(self.layers):
-                raise ValueError(_UNREACHED)
-            return output
+    def hooked(self, hook: Callable[..., Any]) -> AbstractContextManager[None]:
+        """A hook that sees the layers' inputs, or their outputs, in this evaluation."""
+        return hooked(
+            self.output,
+            self.layers,
+            hook,
+            self.attribute_to_layer_input,
+            self._elsewhere,
+        )
 
-        with alone(self.output), _Hooks(self, record=False) as reached:
-            activations = forward_layer(
-                forward,
-                points,
-                self.layers,
-                device_ids=self.device_ids or self._device_ids,
-                attribute_to_layer_input=self.attribute_to_layer_input,
-            )
-        return self._flat(activations, examples)
+    def tensors(self, given: Any) -> list[Tensor]:
+        """The layer's tensors in what it gave: those that are mapped or transformed."""
+        if self.reshape_transform is None:
+            return check_feature_maps(given)
+        found = [tensor for _, tensor in find_tensors(given)]
+        tensors = [tensor for tensor in found if tensor.is_floating_point()]
+        return tensors or check_feature_maps(given)
+
+    def given(self, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        """What is mapped of what a layer's hook is given."""
+        if not self.attribute_to_layer_input:
+            return outputs
+        check_positional(inputs)
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    def handed(self, inputs: tuple[Any, ...], replaced: Any) -> Any:
+        """What a layer's hook returns to put something in the place of `given`."""
+        single = self.attribute_to_layer_input and len(inputs) == 1
+        return (replaced,) if single else replaced
 
     def hear(self, examples: Tensor, moved: Tensor) -> None:
         """Note for which examples, (B,), the layer moved the output, (B,)."""
@@ -323,52 +190,219 @@ class LayerEvaluator:
 
     def tell(self, silence: str | None = None) -> None:
         """Warn, once all is done, of what makes maps wrong or 0."""
+        self.tell_of_layer()
+        if self.silent.any():
+            examples = self.silent.nonzero().flatten().tolist()
+            warn_of_zeros(examples, silence or _SILENT)
+
+    def tell_of_layer(self) -> None:
+        """Warn of layers whose maps mislead, however they are used."""
         axes = {len(shape) for shape in self.output.shapes if len(shape) > 2}
         odd = [s for s in self.shapes if axes and len(s) > 2 and len(s) not in axes]
         if odd and self.reshape_transform is None:
             warn_of_axes(odd[0], self.output.shapes)
-        if self.silent.any():
-            examples = self.silent.nonzero().flatten().tolist()
-            warn_of_zeros(examples, silence or _SILENT)
+        for layer, uses in self.uses.items():
+            if uses > 1:
+                warn_of_uses(layer, uses)
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
         rest = iter(tensors)
         return [tuple(islice(rest, size)) for size in self.sizes]
 
-    def _flat(
-        self, layers: list[tuple[Tensor, ...]], examples: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        self.sizes = [len(layer) for layer in layers]
-        tensors = tuple(
-            self._transformed(tensor.detach()) for layer in layers for tensor in layer
-        )
-        self.shapes = [tensor.shape for tensor in tensors]
-        if examples is not None:
-            for tensor in tensors:
-                if tensor.shape[0] != len(examples):
-                    raise ValueError(
-                        "layer must give one row for each of its "
-                        f"{len(examples)} examples, got shape {tuple(tensor.shape)}"
-                    )
-                check_finite("the layer's activations", tensor, examples)
-        return tensors
+    def _pass(
+        self, points: tuple[Tensor, ...], examples: Tensor, record: bool
+    ) -> tuple[_Uses, Tensor]:
+        """The last use of each layer, and y."""
+        uses: _Uses = {layer: {} for layer in self.layers}
+        count: Counter[tuple[Module, torch.device]] = Counter()
 
-    def _transformed(self, tensor: Tensor) -> Tensor:
+        def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
+            use, replaced = self._use(self.given(inputs, outputs), record)
+            device = use.leaves[0].device if use.leaves else torch.device("cpu")
+            uses[layer][device] = use
+            count[layer, device] += 1
+            if not record:
+                return None
+            torch.set_grad_enabled(True)
+            return self.handed(inputs, replaced)
+
+        with self.hooked(hook), torch.set_grad_enabled(record and self._whole):
+            y = self.output(points, examples)
+        if not all(uses.values()):
+            if self._elsewhere:
+                raise ValueError(_UNREACHED)
+            # forward_func may run the layer in threads of its own.
+            self._elsewhere = self._whole = True
+            return self._pass(points, examples, record)
+        for (layer, _), times in count.items():
+            self.uses[layer] = times
+        return uses, y
+
+    def _use(self, given: Any, record: bool) -> tuple[_Use, Any]:
+        """What to keep of what a layer gave, and what to hand on instead of it."""
+        wanted = self.tensors(given)
+        with ExitStack() as modes:
+            if record and torch.is_inference_mode_enabled():
+                modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.set_grad_enabled(record))
+            make = self._leaf if record else torch.clone
+            leaves = {id(tensor): make(tensor) for tensor in wanted}
+            # The model may write to what it is handed.
+            copies = {key: leaf.clone() for key, leaf in leaves.items() if record}
+        replaced = map_tensors(lambda tensor: copies.get(id(tensor), tensor), given)
         if self.reshape_transform is None:
-            return tensor
-        return check_transformed(self.reshape_transform(tensor), tensor)
+            kept: Any = tuple(leaves[id(tensor)] for tensor in wanted)
+        else:
+            kept = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), given)
+        versions = [_version(leaf) for leaf in leaves.values()]
+        return _Use(kept, list(leaves.values()), versions), replaced
 
-    @property
-    def _gathers_elsewhere(self) -> bool:
-        """`DataParallel` gathers outputs outside the thread whose mode the hook set."""
-        return isinstance(self.output.forward_func, DataParallel) or bool(
-            self.device_ids and len(self.device_ids) > 1
-        )
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        """A tensor of the layer whose gradient is that of what is handed on."""
+        if tensor.is_inference():
+            return tensor.clone().requires_grad_()
+        if tensor.requires_grad:  # a graph before the layer, which other layers need
+            return tensor.clone() if self._copies else tensor.view_as(tensor)
+        leaf = tensor.detach()
+        return (leaf.clone() if self._copies else leaf).requires_grad_()
 
-    @property
-    def _device_ids(self) -> list[int] | None:
-        return getattr(self.output.forward_func, "device_ids", None)
+    def _recorded(
+        self, points: tuple[Tensor, ...], examples: Tensor
+    ) -> tuple[_Uses, Tensor, dict[int, Tensor | None]]:
+        """The layers, y and its gradient at each leaf, or None where it has none."""
+        uses, y = self._pass(points, examples, record=True)
+        if not self._copies and any(map(_is_overwritten, _all_uses(uses))):
+            self._copies = True  # by the model, behind the layer
+            return self._recorded(points, examples)
+        leaves = [leaf for use in _all_uses(uses) for leaf in use.leaves]
+        if not y.requires_grad:
+            return uses, y, dict.fromkeys(map(id, leaves))
+        options = {**self.grad_kwargs, "allow_unused": True}
+        options.pop("materialize_grads", None)
+        try:
+            with torch.enable_grad():
+                found = torch.autograd.grad(torch.unbind(y), leaves, **options)
+        except RuntimeError as error:
+            if "reentrant" in str(error) or "Checkpointing is not" in str(error):
+                raise ValueError(_INDEPENDENT + _REENTRANT) from error
+            raise
+        return uses, y, dict(zip(map(id, leaves), found, strict=True))
+
+    def _missing(
+        self, uses: _Uses, gradients: dict[int, Tensor | None]
+    ) -> list[Missing]:
+        """The layers' tensors that must have a gradient, but have none."""
+        missing = []
+        for number, layer in enumerate(self.layers):
+            words = "the layer"
+            if len(self.layers) > 1:
+                words = f"layer {number} of the list ({type(layer).__name__})"
+            for use in uses[layer].values():
+                found = [gradients[id(leaf)] is not None for leaf in use.leaves]
+                # A transform selects: what it leaves out need not have a gradient.
+                if all(found) or (self.reshape_transform is not None and any(found)):
+                    continue
+                i, alone = found.index(False), len(found) == 1
+                named = words if alone else f"tensor {i} of {words}"
+                missing.append(Missing(layer, named, i, alone))
+        return missing
+
+    def _why(
+        self, missing: Missing, points: tuple[Tensor, ...], examples: Tensor
+    ) -> str:
+        """Why a tensor has no gradient."""
+
+        def run(change: Callable[[Tensor], Tensor], record: bool) -> Tensor:
+            """y where a change is made to the tensor."""
+
+            def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
+                if layer is not missing.layer:
+                    return None
+                given = self.given(inputs, outputs)
+                wanted = self.tensors(given)[missing.number]
+                changed = map_tensors(lambda t: change(t) if t is wanted else t, given)
+                return self.handed(inputs, changed)
+
+            with self.hooked(hook), torch.set_grad_enabled(record):
+                return self.output(points, examples).detach()
+
+        return why_missing(missing, run, self.output.state.names)
+
+    def _maps(
+        self, uses: _Uses, value: Callable[[Tensor], Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """A, or what belongs to it, given a value for each leaf; None stands for 0."""
+        self.sizes, maps = [], []
+        for layer in self.layers:
+            parts = []
+            for use in self._in_order(uses[layer]):
+                found = {id(leaf): value(leaf) for leaf in use.leaves}
+                given = map_tensors(partial(_filled, found), use.given)
+                parts.append(self._transformed(given))
+            joined = [_joined(tensors) for tensors in zip(*parts, strict=True)]
+            self.sizes.append(len(joined))
+            maps += joined
+        return tuple(maps)
+
+    def _in_order(self, uses: dict[torch.device, _Use]) -> list[_Use]:
+        """By devices, in the order in which `DataParallel` fills them."""
+        order = list(self.device_ids or [])
+
+        def place(device: torch.device) -> int:
+            return order.index(device.index) if device.index in order else 0
+
+        return [uses[device] for device in sorted(uses, key=place)]
+
+    def _transformed(self, given: Any) -> tuple[Tensor, ...]:
+        if self.reshape_transform is None:
+            tensors: tuple[Tensor, ...] = given
+            return tensors
+        return (check_transformed(self.reshape_transform(given), given),)
+
+    def _check(self, activations: tuple[Tensor, ...], examples: Tensor) -> None:
+        self.shapes = [tensor.shape for tensor in activations]
+        for tensor in activations:
+            check_rows(tensor, len(examples))
+            check_finite("the layer's activations", tensor, examples)
+
+
+def _filled(values: dict[int, Tensor | None], tensor: Tensor) -> Tensor:
+    """The value of a leaf, 0 where that is None; other tensors as they are."""
+    found = values.get(id(tensor), tensor)
+    return torch.zeros_like(tensor).detach() if found is None else found.detach()
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The parts of several devices, on the first one."""
+    first = tensors[0]
+    return torch.cat([t.to(first) for t in tensors]) if len(tensors) > 1 else first
+
+
+def _told_size(
+    transform: Transform | None, shapes: Sequence[torch.Size]
+) -> Transform | None:
+    """A transform that is told the inputs' spatial size where it asks for it."""
+    sizes = [tuple(shape[2:]) for shape in shapes if len(shape) > 2]
+    if transform is None or not sizes:
+        return transform
+    try:
+        asks = "input_size" in inspect.signature(transform).parameters
+    except (TypeError, ValueError):  # a function that is not written in Python
+        asks = False
+    return partial(transform, input_size=sizes[0]) if asks else transform
+
+
+def _all_uses(uses: _Uses) -> list[_Use]:
+    return [use for of_layer in uses.values() for use in of_layer.values()]
+
+
+def _is_overwritten(use: _Use) -> bool:
+    return [_version(leaf) for leaf in use.leaves] != use.versions
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 _UNREACHED = (
@@ -377,110 +411,17 @@ _UNREACHED = (
 )
 _INDEPENDENT = (
     "forward_func's target output must depend on every tensor of the layer by "
-    "operations that autograd records, but it does not; choose a layer on the way to "
-    "the output, or pass grad_kwargs={'materialize_grads': True} for zero gradients"
+    "operations that autograd records, but "
+)
+_REENTRANT = (
+    "the model has a reentrant torch.utils.checkpoint behind the layer, which hands "
+    "gradients to parameters alone; pass it use_reentrant=False, or switch it off "
+    "while explaining"
 )
 _SILENT = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"
 )
-_BLIND = (
-    "forward_func's output must depend on the inputs by operations that autograd "
-    "records, but it does not; call the model without torch.no_grad() or .detach()"
-)
-
-
-class _Hooks:
-    """Hooks that run before Captum's: they check, and start recording at the layer."""
-
-    def __init__(self, evaluator: LayerEvaluator, record: bool) -> None:
-        self.evaluator = evaluator
-        self.record = record
-
-    def __enter__(self) -> set[Module]:
-        reached: set[Module] = set()
-
-        # `DataParallel` calls hooks with a replica: the layer itself is bound.
-        def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> None:
-            tensors = inputs if self.evaluator.attribute_to_layer_input else outputs
-            check_layer_tensors(
-                tensors if isinstance(tensors, (tuple, list)) else (tensors,)
-            )
-            reached.add(layer)
-            if self.record:
-                torch.set_grad_enabled(True)
-
-        self.handles = [
-            layer.register_forward_pre_hook(partial(hook, layer))
-            if self.evaluator.attribute_to_layer_input
-            else layer.register_forward_hook(partial(hook, layer))
-            for layer in self.evaluator.layers
-        ]
-        return reached
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
-def chunk_rows(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> int:
-    """
-    The number of rows that go through the network together.
-
-    `None` chooses: as many as are about as large as four pictures of 224 x 224 on a
-    CPU, where forwards are fastest, and 64 at most; as 32 such pictures on an
-    accelerator, and 256 at most.
-    """
-    if internal_batch_size is not None:
-        return check_count("internal_batch_size", internal_batch_size)
-    pictures, most = (4, 64) if inputs[0].device.type == "cpu" else (32, 256)
-    elements = sum(tensor[0].numel() for tensor in inputs)
-    return min(most, max(1, pictures * 3 * 224 * 224 // max(1, elements)))
-
-
-def outputs_in_chunks(
-    output: TargetOutput,
-    rows: Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]],
-    num_rows: int,
-    chunk: int,
-) -> Tensor:
-    """
-    The output y at many rows that are made when their turn comes, without a graph.
-
-    Args:
-        output (TargetOutput): y.
-        rows (Callable): Gives points and examples of the rows from start to stop.
-        num_rows (int): Number of rows.
-        chunk (int): Rows that go through the network together.
-
-    Returns:
-        *Tensor*, (num_rows,).
-    """
-    with alone(output), torch.no_grad():
-        return torch.cat(
-            [
-                output(*rows(start, min(start + chunk, num_rows)))
-                for start in range(0, num_rows, chunk)
-            ]
-        )
-
-
-def output_and_gradient(
-    output: TargetOutput, points: Tensor, examples: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
-    check_recording()
-    with alone(output), torch.enable_grad():
-        points = points.detach().requires_grad_()
-        y = output((points,), examples)
-        gradient = None
-        if y.requires_grad:
-            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
-    if gradient is None:
-        raise ValueError(_BLIND)
-    check_finite("forward_func's output", y, examples)
-    check_finite("the output's gradients", gradient, examples)
-    return y.detach(), gradient
 
 
 class Walk(NamedTuple):

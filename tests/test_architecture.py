@@ -8,10 +8,20 @@ import captum_cams
 ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
-    ["_captum", "_checks"],
-    ["path", "masks", "refine", "reshape", "examples"],
-    ["layer_eval"],
-    ["attr._cam", "metrics._metric", "layer_ablation", "baselines"],
+    ["_captum", "_nested"],
+    ["_checks"],
+    [
+        "path",
+        "masks",
+        "refine",
+        "reshape",
+        "model_state",
+        "missing_gradients",
+        "examples",
+    ],
+    ["target_output"],
+    ["layer_eval", "baselines"],
+    ["attr._cam", "metrics._metric", "layer_ablation"],
     ["attr", "metrics", "visualization"],
     ["augmentation"],
     ["__init__"],
@@ -20,10 +30,10 @@ FLOORS = [
     ["__main__"],
 ]
 DOORS = {
-    "attr.__init__": 5,
-    "attr.registry": 5,
-    "metrics.__init__": 5,
-    "examples.__init__": 1,
+    "attr.__init__": 7,
+    "attr.registry": 7,
+    "metrics.__init__": 7,
+    "examples.__init__": 2,
 }
 
 

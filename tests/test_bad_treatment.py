@@ -18,7 +18,6 @@ from tqdm import TMonitor
 
 import captum_cams
 from captum_cams import Rise, cli
-from captum_cams.layer_eval import _ONE_AT_A_TIME
 from tests.methods import OURS, WITH_LAYER, explain
 from tests.models import Function, TwoPart, network, random
 
@@ -47,15 +46,6 @@ def trained():
 
 def traces(model, *tensors):
     """All that an explanation could leave behind."""
-    free = []
-
-    def try_lock():
-        free.append(_ONE_AT_A_TIME.acquire(blocking=False))
-        _ONE_AT_A_TIME.release()
-
-    thread = threading.Thread(target=try_lock)
-    thread.start()
-    thread.join()
     tensors = [*tensors, *model.parameters(), *model.buffers()]
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return {
@@ -67,7 +57,6 @@ def traces(model, *tensors):
         "flags": [t.requires_grad for t in tensors],
         "values": [t.detach().flatten().tolist() for t in tensors],
         "gradients": [None if t.grad is None else t.grad.tolist() for t in tensors],
-        "the lock is free": free,
         # tqdm keeps one of its own for all bars there will ever be.
         "threads": sum(not isinstance(t, TMonitor) for t in threading.enumerate()),
     }

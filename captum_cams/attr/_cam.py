@@ -25,12 +25,9 @@ from captum_cams._checks import (
 from captum_cams.layer_eval import (
     Evaluation,
     LayerEvaluator,
-    TargetOutput,
     Transform,
     Walk,
     along,
-    chunk_rows,
-    outputs_in_chunks,
     walks,
 )
 from captum_cams.masks import blend, spatial_axes, upsample
@@ -42,6 +39,7 @@ from captum_cams.path import (
     straight_line,
 )
 from captum_cams.refine import Interval, refine
+from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 Result = TypeVar("Result")
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import DataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import check_inputs, check_range
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, only, precise
-from captum_cams.layer_ablation import counting, outputs_without
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.layer_ablation import outputs_without
+from captum_cams.target_output import TargetOutput, chunk_rows
 
 
 class LayerAblationCam(OneLayerCamAttribution):
@@ -96,7 +97,10 @@ class LayerAblationCam(OneLayerCamAttribution):
                 reached, gives several tensors, or its activations are not finite.
         """
         ends = check_inputs(inputs)
-        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        # Its hook counts the rows of a batch, which replicas would share among them.
+        model: Any = self.forward_func
+        model = model.module if isinstance(model, DataParallel) else model
+        output = TargetOutput(model, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
         chunk = chunk_rows(ends, internal_batch_size)
 
@@ -104,22 +108,17 @@ class LayerAblationCam(OneLayerCamAttribution):
         with tqdm(disable=not show_progress, unit="pass") as bar:
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
-                with counting(output, self.layer) as uses:
-                    activations = only(evaluator.activations(points, examples))
+                activations = only(evaluator.activations(points, examples))
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
                 n, k = present.nonzero(as_tuple=True)
                 # The examples themselves go first, with no channel ablated.
                 outputs = outputs_without(
-                    output,
-                    self.layer,
+                    evaluator,
                     ends,
                     torch.cat([examples, examples[n]]),
                     torch.cat([torch.full_like(examples, -1), k]),
                     chunk,
-                    attribute_to_layer_input,
-                    len(uses),
-                    self.reshape_transform,
                     bar,
                 )
                 outputs = outputs.to(precise(outputs))

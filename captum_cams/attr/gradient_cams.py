@@ -16,7 +16,7 @@ from captum_cams.attr._cam import (
     precise,
     total,
 )
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, chunk_rows
 
 
 class GradientCamAttribution(CamAttribution, ABC):

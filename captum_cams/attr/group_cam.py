@@ -19,8 +19,8 @@ from captum_cams._checks import (
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
-from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import denoise, group, min_max, upsample
+from captum_cams.target_output import TargetOutput, chunk_rows
 
 
 class GroupCam(OneLayerCamAttribution):
@@ -185,8 +185,7 @@ class GroupCam(OneLayerCamAttribution):
                 alphas = gains(confidence, masks, points, hidden, examples, chunk, bar)
                 alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
                 cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
-        if use_gradients:
-            evaluator.tell()
+        evaluator.tell() if use_gradients else evaluator.tell_of_layer()
         cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:

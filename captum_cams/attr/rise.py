@@ -22,8 +22,8 @@ from captum_cams._checks import (
     check_range,
 )
 from captum_cams.attr._cam import precise
-from captum_cams.layer_eval import TargetOutput, chunk_rows, outputs_in_chunks
 from captum_cams.masks import blend, random_cells, shifted
+from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 _BLOCK = 100  # masks between two looks at the tolerance
 

@@ -16,8 +16,8 @@ from captum_cams._checks import (
     check_spatial,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
-from captum_cams.layer_eval import TargetOutput, chunk_rows
 from captum_cams.masks import min_max, upsample
+from captum_cams.target_output import TargetOutput, chunk_rows
 
 
 class ScoreCam(OneLayerCamAttribution):
@@ -155,6 +155,7 @@ class ScoreCam(OneLayerCamAttribution):
                         summation=True,
                     )
                 )
+        evaluator.tell_of_layer()
         cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import check_count, check_inputs, check_not_negative
 from captum_cams.attr._cam import CamAttribution, combine, concatenate, precise, total
-from captum_cams.layer_eval import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, chunk_rows
 
 
 class LayerSmoothGradCamPlusPlus(CamAttribution):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from captum.attr import Attribution, IntegratedGradients
+from captum.attr import Attribution
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,13 +16,13 @@ from captum_cams._checks import (
     check_black_and_white,
     check_choice,
     check_count,
-    check_finite,
     check_inputs,
     check_nodes,
     check_recording,
     check_rgb,
 )
-from captum_cams.layer_eval import TargetOutput, alone, chunk_rows
+from captum_cams.path import quadrature, straight_line
+from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
 
 Mode = Literal["full", "fast"]
 MODES = ("full", "fast")
@@ -143,32 +143,42 @@ class Xrai(Attribution):
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         chunk = chunk_rows(ends, internal_batch_size)
 
-        def forward(points: Tensor, examples: Tensor) -> Tensor:
-            y = output((points,), examples)
-            check_finite("forward_func's output", y.detach(), examples)
-            return y
-
-        gradients: Any = IntegratedGradients(forward)
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
-            example = slice(n, n + 1)
-            with alone(output):
-                attributions = sum(
-                    gradients.attribute(
-                        pictures[example],
-                        colour[example],
-                        additional_forward_args=torch.tensor([n]),
-                        n_steps=n_steps,
-                        internal_batch_size=chunk,
-                    ).detach()
-                    for colour in colours
-                )  # (1, C, H, W)
+            from_black, from_white = (
+                _integrated_gradients(output, pictures[n], colour[n], n, n_steps, chunk)
+                for colour in colours
+            )  # (C, H, W)
             dark, light = (colour[n] for colour in colours)
             shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
             regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)
-            maps.append(rank(regions, attributions[0].sum(0) / 2, mode))
+            maps.append(rank(regions, (from_black + from_white).sum(0) / 2, mode))
         cam = torch.stack(maps).unsqueeze(1).to(pictures)  # (N, 1, H, W)
         return (cam,) if isinstance(inputs, tuple) else cam
+
+
+def _integrated_gradients(
+    output: TargetOutput,
+    picture: Tensor,
+    baseline: Tensor,
+    example: int,
+    n_steps: int,
+    chunk: int,
+) -> Tensor:
+    """Integrated Gradients of one picture, by the rule of Gauss and Legendre."""
+    nodes, weights = quadrature("gausslegendre", n_steps)
+    total = torch.zeros_like(picture)  # (C, H, W)
+    for alphas, here in zip(
+        torch.split(picture.new_tensor(nodes), chunk),
+        torch.split(picture.new_tensor(weights), chunk),
+        strict=True,
+    ):
+        shape = (len(alphas), *picture.shape)
+        points = straight_line(picture.expand(shape), baseline.expand(shape), alphas)
+        examples = torch.full((len(alphas),), example)
+        _, gradients = output_and_gradient(output, points, examples)  # (B, C, H, W)
+        total += torch.tensordot(here, gradients, 1)  # (C, H, W)
+    return total * (picture - baseline)
 
 
 def rank(regions: Tensor, attributions: Tensor, mode: Mode = "full") -> Tensor:

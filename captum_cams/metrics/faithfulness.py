@@ -22,9 +22,9 @@ from captum_cams._checks import (
     check_maps,
 )
 from captum_cams.baselines import blurred
-from captum_cams.layer_eval import TargetOutput, chunk_rows, outputs_in_chunks
 from captum_cams.masks import blend, descending_places, min_max
 from captum_cams.metrics._metric import metric, only_finite, resized
+from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 _Rows = Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]]
 

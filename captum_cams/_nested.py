@@ -1,0 +1,78 @@
+"""Tensors inside of tuples, lists, mappings and dataclasses, as layers give them."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+_SHOWN = 6  # parts of one tuple or mapping in a description
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """`value` with every tensor replaced; a part that holds none is the same object."""
+    if isinstance(value, Tensor):
+        return function(value)
+    old = [part for _, part in _parts(value)]
+    new = [map_tensors(function, part) for part in old]
+    if all(one is other for one, other in zip(old, new, strict=True)):
+        return value
+    if isinstance(value, (tuple, list)):
+        named = hasattr(value, "_fields")  # a named tuple takes its parts one by one
+        return type(value)(*new) if named else type(value)(new)
+    made = copy.copy(value)
+    if isinstance(value, Mapping):
+        for key, part in zip(value, new, strict=True):
+            made[key] = part
+    else:
+        for field, part in zip(dataclasses.fields(value), new, strict=True):
+            object.__setattr__(made, field.name, part)  # a frozen one, too
+    return made
+
+
+def find_tensors(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
+    """All tensors, each behind the expression that selects it from `path`."""
+    if isinstance(value, Tensor):
+        return [(path, value)]
+    return [
+        found
+        for selector, part in _parts(value)
+        for found in find_tensors(part, path + selector)
+    ]
+
+
+def describe(value: Any) -> str:
+    """Types, names and shapes of `value`, nested as it is."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        kind = "" if value.is_floating_point() else f" of {dtype}"
+        return f"tensor{kind} of shape {tuple(value.shape)}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    parts = [
+        describe(part) if selector.startswith("[") and selector[1:-1].isdigit()
+        else f"{selector.strip('.[]')}: {describe(part)}"
+        for selector, part in _parts(value)
+    ]  # fmt: skip
+    more = ["..."] * (len(parts) > _SHOWN)
+    inside = ", ".join([*parts[:_SHOWN], *more])
+    return f"{type(value).__name__}({inside})" if parts else type(value).__name__
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    """What `value` is made of, each part behind the selector that gives it."""
+    if isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None)
+        selectors = (
+            [f"[{i}]" for i in range(len(value))]
+            if names is None
+            else [f".{name}" for name in names]
+        )
+        return list(zip(selectors, value, strict=True))
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return [(f".{name}", getattr(value, name)) for name in names]
+    return []

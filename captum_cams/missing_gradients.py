@@ -1,0 +1,119 @@
+"""Why a layer has no gradient: what can be seen of it by running the model again."""
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn import Module
+from torch.nn.modules.module import register_module_forward_hook
+
+from captum_cams._nested import find_tensors
+
+
+class Missing(NamedTuple):
+    """A tensor of a layer that got no gradient."""
+
+    layer: Module
+    words: str  # which layer, and which of its tensors
+    number: int  # of the layer's tensors
+    alone: bool  # whether the layer has no other
+
+
+def why_missing(
+    missing: Missing,
+    run: Callable[[Callable[[Tensor], Tensor], bool], Tensor],
+    names: Mapping[Module, str],
+) -> str:
+    """
+    The cause and the remedy, in words.
+
+    Args:
+        missing (Missing): What has no gradient.
+        run (Callable): The outputs, given a function that makes of the tensor what the
+            layer gives instead, and whether the pass is recorded.
+        names (mapping): Names of the model's modules.
+    """
+    y = run(lambda tensor: tensor, False)
+    changes = (torch.zeros_like, lambda tensor: tensor + 1)
+    if all(torch.equal(y, run(change, False)) for change in changes):
+        remedy = "choose a layer on the way to the output"
+        if not missing.alone:
+            remedy += (
+                ", or pass grad_kwargs={'materialize_grads': True} for a map of zeros"
+            )
+        return f"it is the same whatever {missing.words} gives; {remedy}"
+    trace = _Trace(names)
+    handle = register_module_forward_hook(trace.after)
+    try:
+        run(trace.start, True)
+    finally:
+        handle.remove()
+    if trace.inference:
+        return (
+            f"at or behind {missing.words} the model runs in torch.inference_mode(), "
+            "which records nothing; explain it without that"
+        )
+    if trace.function:
+        return (
+            f"{missing.words} runs inside of {trace.function}, which records nothing "
+            "inside; for torch.utils.checkpoint pass use_reentrant=False, or switch it "
+            "off while explaining, or choose a layer outside of it"
+        )
+    return (
+        f"the way from {missing.words} to the output is recorded no further than "
+        f"{trace.last or missing.words}; look behind it for torch.no_grad(), "
+        ".detach(), rounding, NumPy or quantized modules, and explain the model "
+        "without them"
+    )
+
+
+class _Trace:
+    """Follows a tensor through the modules of a pass as far as autograd does."""
+
+    def __init__(self, names: Mapping[Module, str]) -> None:
+        self.names = names
+        self.inference = False
+        self.function = ""  # of autograd, which the layer runs inside of
+        self.last = ""  # module whose output was connected with the tensor
+        self._thread = threading.get_ident()
+        self._node: Any = None
+
+    def start(self, tensor: Tensor) -> Tensor:
+        self.inference = torch.is_inference_mode_enabled()
+        frame: Any = sys._getframe()
+        while frame is not None:
+            context = frame.f_locals.get("ctx")
+            if isinstance(context, FunctionCtx):
+                self.function = type(context).__name__.removesuffix("Backward")
+                break
+            frame = frame.f_back
+        if self.inference:
+            return tensor
+        torch.set_grad_enabled(True)
+        leaf = tensor.detach().requires_grad_()
+        handed = leaf.clone()
+        self._node = handed.grad_fn
+        return handed
+
+    def after(self, module: Module, _: Any, outputs: Any) -> None:
+        if threading.get_ident() == self._thread and self._node is not None:
+            tensors = [tensor for _, tensor in find_tensors(outputs)]
+            self.inference |= any(tensor.is_inference() for tensor in tensors)
+            if any(map(self._is_connected, tensors)):
+                name = self.names.get(module)
+                self.last = type(module).__name__ + (f" '{name}'" if name else "")
+
+    def _is_connected(self, tensor: Tensor) -> bool:
+        waiting, seen = [tensor.grad_fn], set()
+        while waiting:
+            node = waiting.pop()
+            if node is self._node:
+                return True
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting += [following for following, _ in node.next_functions]
+        return False

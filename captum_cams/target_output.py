@@ -1,0 +1,307 @@
+"""
+The only place that runs a model: its target output at chosen points.
+
+A row is one point of one example; rows are what goes through the network together.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
+from copy import copy
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.parallel import DistributedDataParallel
+
+from captum_cams._captum import TargetType, run_forward
+from captum_cams._checks import (
+    check_count,
+    check_finite,
+    check_output,
+    check_recording,
+    check_target,
+    raise_fixed_batch,
+)
+from captum_cams.model_state import ModelState, Watch, uncompiled
+
+
+class _Here(threading.local):
+    """What this thread is about: the evaluation whose pass it runs."""
+
+    evaluation: object = None
+
+
+_HERE = _Here()
+
+
+class TargetOutput:
+    """
+    The target output y of `forward_func`, one number a row.
+
+    Args:
+        forward_func (Callable): The model or any function of it.
+        inputs (tuple of Tensor): The examples, for their number.
+        target: Any of Captum's forms.
+        additional_forward_args (Any): Tensors whose first axis counts the examples
+            follow their rows; everything else is passed on as it is.
+        output_func (Callable, optional): Applied to the output before the target is
+            selected, e.g. a softmax.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        output_func: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if isinstance(forward_func, DistributedDataParallel):
+            # It would wait for all processes, and count the passes as training.
+            forward_func = forward_func.module
+        self.forward_func = forward_func
+        self.shapes = [x.shape for x in inputs]
+        self.num_examples = inputs[0].shape[0]
+        self.target = check_target(target, self.num_examples)
+        self.output_func = output_func
+        self.arguments: tuple[Any, ...] = (
+            additional_forward_args
+            if isinstance(additional_forward_args, tuple)
+            else (() if additional_forward_args is None else (additional_forward_args,))
+        )
+        self.state = ModelState(forward_func)
+        self._rows: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._y: Tensor | None = None
+        self._watch: Watch | None = None
+        self._error: Exception | None = None
+        self.hook_error: Exception | None = None
+        """What a hook of this package raised: the length of a batch is not to blame."""
+
+    def through(self, output_func: Callable[[Tensor], Tensor] | None) -> "TargetOutput":
+        """The same output with another function between; both warn but once."""
+        other = copy(self)
+        other.output_func = output_func
+        return other
+
+    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Tensor:
+        """Values of y, (B,), at `points`, whose rows belong to `examples`, (B,)."""
+        self._rows = points, examples
+        self._watch = self.state.watch(len(examples)) or self._watch
+        try:
+            y = self._values(points, examples, self._watch)
+        except Exception as error:
+            if error is not self.hook_error:
+                self._error = error
+            raise
+        self._y = y.detach()
+        return y
+
+    def _values(
+        self,
+        points: tuple[Tensor, ...],
+        examples: Tensor,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        points = tuple(x.clone() for x in points)  # models may write to theirs
+        arguments = self._following(examples)
+        with watch or nullcontext():
+            output: Any = run_forward(self.forward_func, points, None, arguments)
+        if self.output_func is not None:
+            output = self.output_func(output)
+        target = None if self.target is None else self.target[examples]  # (B, d)
+        y = check_output(output, len(examples), target)
+        if target is not None:
+            rows = torch.arange(len(examples), device=y.device)
+            y = y[(rows, *target.to(y.device).unbind(1))]
+        return y.reshape(len(examples))  # (B,)
+
+    def _following(self, examples: Tensor) -> tuple[Any, ...]:
+        def rows(argument: Any) -> Any:
+            follows = isinstance(argument, Tensor) and argument.dim() > 0
+            if follows and argument.shape[0] == self.num_examples:
+                argument = argument[examples.to(argument.device)]
+            # A hook at the layer may set requires_grad on what the caller holds.
+            return argument.detach() if isinstance(argument, Tensor) else argument
+
+        return tuple(rows(argument) for argument in self.arguments)
+
+    @contextmanager
+    def guarded(self, changed: bool = False) -> Iterator[None]:
+        """
+        Around a pass, and its backward pass.
+
+        Leaves the model as found, warns of what makes its outputs unsteady, and tells
+        where an error comes from the length of the batch.
+
+        Args:
+            changed (bool): Whether a hook changes the outputs.
+        """
+        around, _HERE.evaluation = _HERE.evaluation, object()
+        try:
+            with uncompiled():
+                with self.state.kept():
+                    yield
+                if self._rows is not None:
+                    y = None if changed else self._y
+                    again = partial(self._again, *self._rows)
+                    self.state.tell(self._watch, y, again)
+        except Exception as error:
+            if error is self._error and self._rows is not None:
+                self._try_own_batch(error, *self._rows)
+            raise
+        finally:
+            _HERE.evaluation = around
+            self._rows = self._y = self._watch = self._error = self.hook_error = None
+
+    def _again(
+        self, points: tuple[Tensor, ...], examples: Tensor, part: Tensor | slice
+    ) -> Tensor:
+        with torch.no_grad():
+            return self._values(tuple(x[part] for x in points), examples[part])
+
+    def _try_own_batch(
+        self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
+    ) -> None:
+        """Raise another error if the inputs' own number of rows alone goes through."""
+
+        def fails(rows: Tensor | slice) -> bool:
+            try:
+                with uncompiled(), self.state.kept():
+                    self._again(points, examples, rows)
+            except Exception:
+                return True
+            return False
+
+        own = torch.arange(self.num_examples) % len(examples)
+        if len(own) != len(examples) and fails(slice(None)) and not fails(own):
+            raise_fixed_batch(len(examples), self.num_examples, error)
+
+
+# Hooks of evaluations that see the calls of all threads, as `DataParallel` needs them.
+_SHARED: WeakKeyDictionary[Module, "threading.RLock"] = WeakKeyDictionary()
+
+
+@contextmanager
+def hooked(
+    output: TargetOutput,
+    layers: Sequence[Module],
+    hook: Callable[..., Any],
+    layer_input: bool = False,
+    elsewhere: bool = False,
+) -> Iterator[None]:
+    """
+    A hook at layers that sees the passes of this evaluation alone.
+
+    Other threads may run or explain the same layers: hooks sit on the module, not on
+    the thread. Nothing waits for them, unless the layers run in threads of their own.
+
+    Args:
+        output (TargetOutput): What runs the model, inside of its `guarded`.
+        layers (sequence of Module): Where.
+        hook (Callable): Called with the layer, and with what PyTorch gives a forward
+            hook, or a forward pre-hook.
+        layer_input (bool): Whether it is a forward pre-hook.
+        elsewhere (bool): Whether threads that run no evaluation of their own count.
+    """
+    mine = _HERE.evaluation
+
+    # `DataParallel` calls hooks with a replica: the layer itself is bound.
+    def act(layer: Module, *values: Any) -> Any:
+        here = _HERE.evaluation
+        if here is not mine and not (elsewhere and here is None):
+            return None
+        try:
+            return hook(layer, *values)
+        except Exception as error:
+            output.hook_error = error
+            raise
+
+    with ExitStack() as stack:
+        if elsewhere:
+            for layer in sorted(set(layers), key=id):  # one order: no deadlock
+                stack.enter_context(_SHARED.setdefault(layer, threading.RLock()))
+        for layer in layers:
+            register: Any = (
+                layer.register_forward_pre_hook
+                if layer_input
+                else layer.register_forward_hook
+            )
+            stack.callback(register(partial(act, layer)).remove)
+        yield
+
+
+def chunk_rows(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> int:
+    """
+    The number of rows that go through the network together.
+
+    `None` chooses: as many as are about as large as four pictures of 224 x 224 on a
+    CPU, where forwards are fastest, and 64 at most; as 32 such pictures on an
+    accelerator, and 256 at most.
+    """
+    if internal_batch_size is not None:
+        return check_count("internal_batch_size", internal_batch_size)
+    pictures, most = (4, 64) if inputs[0].device.type == "cpu" else (32, 256)
+    elements = sum(tensor[0].numel() for tensor in inputs)
+    return min(most, max(1, pictures * 3 * 224 * 224 // max(1, elements)))
+
+
+def outputs_in_chunks(
+    output: TargetOutput,
+    rows: Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]],
+    num_rows: int,
+    chunk: int,
+    hooks: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Tensor:
+    """
+    The output y at many rows that are made when their turn comes, without a graph.
+
+    Args:
+        output (TargetOutput): y.
+        rows (Callable): Gives points and examples of the rows from start to stop.
+        num_rows (int): Number of rows.
+        chunk (int): Rows that go through the network together.
+        hooks (Callable): Sets hooks for a pass, as :func:`hooked` does. Default: none
+
+    Returns:
+        *Tensor*, (num_rows,).
+    """
+    outputs = []
+    for start in range(0, num_rows, chunk):
+        with torch.no_grad():
+            points, examples = rows(start, min(start + chunk, num_rows))
+            with output.guarded(hooks is not nullcontext), hooks():
+                outputs.append(output(points, examples))
+    return torch.cat(outputs)
+
+
+def output_and_gradient(
+    output: TargetOutput, points: Tensor, examples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
+    check_recording()
+    with output.guarded(), torch.enable_grad():
+        points = points.detach().requires_grad_()
+        y = output((points,), examples)
+        gradient = None
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
+    if gradient is None:
+        raise ValueError(_BLIND)
+    check_finite("forward_func's output", y, examples)
+    check_finite("the output's gradients", gradient, examples)
+    return y.detach(), gradient
+
+
+_BLIND = (
+    "forward_func's output must depend on the inputs by operations that autograd "
+    "records, but it does not; call the model without torch.no_grad() or .detach()"
+)
