@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -59,32 +59,33 @@ class ModelState:
         """Around a forward pass and its backward pass: buffers stay as found."""
         held: list[Module] = []
 
-        def hold(module: Module) -> None:
-            if module._buffers:
-                with _LOCK:
-                    buffers = _UNDER_WAY.get(module) or self._as_found(module)
-                    _UNDER_WAY[module] = buffers
-                    buffers.passes += 1
-                    held.append(module)
+        def hold(modules: Iterable[Module]) -> None:
+            with _LOCK:
+                for module in modules:
+                    if module._buffers:
+                        buffers = _UNDER_WAY.get(module) or self._as_found(module)
+                        _UNDER_WAY[module] = buffers
+                        buffers.passes += 1
+                        held.append(module)
 
         def meet(module: Module) -> None:
             # The replicas of `DataParallel` run in other threads and share its buffers.
             every = isinstance(module, DataParallel)
-            for part in module.modules() if every else (module,):
-                if part not in self.names:
-                    self.names[part] = ""
-                    hold(part)
+            parts = module.modules() if every else (module,)
+            new = {part: "" for part in parts if part not in self.names}
+            self.names.update(new)
+            hold(new)
 
-        before = _generators()
+        first = not self._passes
+        before = _generators(first)
         with ExitStack() as stack:
             stack.callback(self._let_go, held)
-            for module in self.names:
-                hold(module)
-            if not self._passes and not self._is_module:
+            hold(self.names)
+            if first and not self._is_module:
                 stack.enter_context(_on_each_module(meet))
             yield
         self._passes += 1
-        self._drew = _generators() != before
+        self._drew = _generators(first) != before
 
     def watch(self, rows: int) -> "Watch | None":
         """Watches a forward pass of several rows, the first one alone."""
@@ -269,18 +270,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _generators() -> list[Any]:
-    """The states of the generators that models draw from."""
-    numpy_state: Any = np.random.get_state()
+def _generators(every: bool = True) -> list[Any]:
+    """The states of PyTorch's random generators, and of all that models draw from."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())
-    return [
-        random.getstate(),
-        numpy_state[1].tobytes(),
-        numpy_state[2:],
-        *(state.numpy().tobytes() for state in states),
-    ]
+    found: list[Any] = [state.numpy().tobytes() for state in states]
+    if every:
+        numpy_state: Any = np.random.get_state()
+        found += [random.getstate(), numpy_state[1].tobytes(), numpy_state[2:]]
+    return found
 
 
 @contextmanager
