@@ -129,8 +129,8 @@ class LayerEvaluator:
                     missing = self._missing(uses, gradients)
                 else:
                     self._whole = False
-            zeros = {"materialize_grads", "allow_unused"} & self.grad_kwargs.keys()
-            if missing and not (y.requires_grad and zeros):
+            zeros = map(self.grad_kwargs.get, ("materialize_grads", "allow_unused"))
+            if missing and not (y.requires_grad and any(zeros)):
                 raise ValueError(_INDEPENDENT + self._why(missing[0], points, examples))
         y = y.detach()
         activations = self._maps(uses, lambda leaf: leaf.detach())
