@@ -423,16 +423,42 @@ def check_tokens(tokens: Tensor, prefix_tokens: int, grid: Sequence[int]) -> Non
         )
 
 
-def check_spatial(maps: Tensor, inputs: Sequence[Tensor]) -> None:
-    """A layer with the inputs' spatial axes, at least one."""
-    for tensor in inputs:
-        if maps.dim() != tensor.dim() or maps.dim() < 3:
-            raise ValueError(
-                "layer must give feature maps (N, K, *spatial) with as many spatial "
-                f"axes as the inputs, got shape {_shape(maps)} for inputs of shape "
-                f"{_shape(tensor)}; choose a convolutional layer, or give a "
-                "reshape_transform, such as captum_cams.reshape.vit_tokens"
-            )
+def raise_grid(
+    tokens: Tensor,
+    prefix_tokens: int,
+    grids: Sequence[tuple[int, ...]],
+    input_size: Sequence[int] | None,
+    other: int | None,
+) -> NoReturn:
+    """No grid for the patches, or several; `other` prefix tokens would leave one."""
+    patches = tokens.shape[1] - prefix_tokens
+    if input_size is None:
+        found = f"which leaves {patches} patches, no square"
+    elif grids:
+        several = " or ".join(map(str, grids[:4])) + ", ..." * (len(grids) > 4)
+        found = f"whose {patches} patches may be a grid of {several}"
+    else:
+        found = f"whose {patches} patches make no grid of patches with equal sides"
+    size = "" if input_size is None else f" for an input of size {tuple(input_size)}"
+    hint = "" if other is None else f"; prefix_tokens = {other} leaves a grid"
+    raise ValueError(
+        f"vit_tokens got {tokens.shape[1]} tokens with prefix_tokens = {prefix_tokens}"
+        f"{size}, {found}; give it grid=, the patches along each axis, and "
+        f"prefix_tokens= with functools.partial{hint}"
+    )
+
+
+def check_spatial(
+    fit: bool, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
+) -> None:
+    """Maps that can be enlarged to every input."""
+    if not fit:
+        raise ValueError(
+            "layer must give feature maps (N, K, *spatial) whose spatial axes fit the "
+            f"inputs' axes, got shape {tuple(maps)} for inputs of shape "
+            f"{', '.join(str(tuple(shape)) for shape in inputs)}; choose a "
+            f"convolutional layer, or give {remedy}"
+        )
 
 
 def check_positional(inputs: tuple[object, ...]) -> None:
@@ -549,16 +575,18 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def warn_of_axes(layer: torch.Size, inputs: Sequence[torch.Size]) -> None:
-    """A layer whose tensor may hold no maps: other spatial axes than the inputs."""
+def warn_of_axes(
+    name: str, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
+) -> None:
+    """A tensor that may hold no maps: its spatial axes do not fit the inputs."""
     given, *shapes = (
-        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (layer, *inputs)
+        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (maps, *inputs)
     )
     warn(
-        f"layer gives shape {given} for inputs of shape {', '.join(shapes)}: its "
-        "second axis is taken for channels, the others for places; if they are "
-        "not, as with a transformer's tokens, the map is wrong: pass a "
-        "reshape_transform, such as captum_cams.reshape.vit_tokens"
+        f"{name} gives shape {given} for inputs of shape {', '.join(shapes)}: its "
+        "second axis is taken for channels, the others for places, which do not fit "
+        "those of the inputs; if they are none, as with a transformer's tokens or "
+        f"channels last, the map is wrong: pass {remedy}"
     )
 
 

@@ -1,6 +1,5 @@
 """Activations and gradients of layers at chosen points, and walks along paths."""
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -19,6 +18,7 @@ from captum_cams._checks import (
     check_positional,
     check_recording,
     check_rows,
+    check_spatial,
     check_transformed,
     warn_of_axes,
     warn_of_uses,
@@ -27,9 +27,14 @@ from captum_cams._checks import (
 from captum_cams._nested import find_tensors, map_tensors
 from captum_cams.missing_gradients import Missing, why_missing
 from captum_cams.path import Path
+from captum_cams.reshape import (
+    Transform,
+    can_be_enlarged,
+    fits,
+    remedy,
+    sized,
+)
 from captum_cams.target_output import TargetOutput, hooked
-
-Transform = Callable[..., Any]
 
 
 class Evaluation(NamedTuple):
@@ -83,7 +88,8 @@ class LayerEvaluator:
         attribute_to_layer_input (bool): Whether A is a layer's input or its output.
         grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
         reshape_transform (Callable, optional): Linear; makes A of what a layer gives,
-            and dy/dA of its gradients, which it is handed in the same form.
+            and dy/dA of its gradients, which it is handed in the same form. It is told
+            the inputs' size where it asks for it.
     """
 
     def __init__(
@@ -101,9 +107,10 @@ class LayerEvaluator:
         self.device_ids = device_ids or getattr(model, "device_ids", None)
         self.attribute_to_layer_input = attribute_to_layer_input
         self.grad_kwargs = grad_kwargs or {}
-        self.reshape_transform = _told_size(reshape_transform, output.shapes)
+        self.reshape_transform = sized(reshape_transform, output.shapes)
         self.sizes: list[int] = []
         self.shapes: list[torch.Size] = []
+        self.raw_shapes: list[torch.Size] = []  # before the transform
         self.silent = torch.ones(output.num_examples, dtype=torch.bool)
         self.uses: Counter[Module] = Counter()
         """How often a pass uses each layer: the last time counts."""
@@ -197,13 +204,23 @@ class LayerEvaluator:
 
     def tell_of_layer(self) -> None:
         """Warn of layers whose maps mislead, however they are used."""
-        axes = {len(shape) for shape in self.output.shapes if len(shape) > 2}
-        odd = [s for s in self.shapes if axes and len(s) > 2 and len(s) not in axes]
-        if odd and self.reshape_transform is None:
-            warn_of_axes(odd[0], self.output.shapes)
+        inputs = self.output.shapes
+        for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
+            if not fits(shape, inputs):
+                plain = self.reshape_transform is None
+                name = "layer" if plain else "reshape_transform"
+                warn_of_axes(name, shape, inputs, remedy(raw, inputs))
+                break
         for layer, uses in self.uses.items():
             if uses > 1:
                 warn_of_uses(layer, uses)
+
+    def check_masks(self) -> None:
+        """Maps that can be enlarged to the inputs, as those that mask them must be."""
+        inputs = self.output.shapes
+        for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
+            fit = can_be_enlarged(shape, inputs)
+            check_spatial(fit, shape, inputs, remedy(raw, inputs))
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
@@ -333,7 +350,7 @@ class LayerEvaluator:
         self, uses: _Uses, value: Callable[[Tensor], Tensor | None]
     ) -> tuple[Tensor, ...]:
         """A, or what belongs to it, given a value for each leaf; None stands for 0."""
-        self.sizes, maps = [], []
+        self.sizes, self.raw_shapes, maps = [], [], []
         for layer in self.layers:
             parts = []
             for use in self._in_order(uses[layer]):
@@ -342,6 +359,8 @@ class LayerEvaluator:
                 parts.append(self._transformed(given))
             joined = [_joined(tensors) for tensors in zip(*parts, strict=True)]
             self.sizes.append(len(joined))
+            leaves = next(iter(uses[layer].values())).leaves
+            self.raw_shapes += [leaf.shape for leaf in leaves[: len(joined)]]
             maps += joined
         return tuple(maps)
 
@@ -377,20 +396,6 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """The parts of several devices, on the first one."""
     first = tensors[0]
     return torch.cat([t.to(first) for t in tensors]) if len(tensors) > 1 else first
-
-
-def _told_size(
-    transform: Transform | None, shapes: Sequence[torch.Size]
-) -> Transform | None:
-    """A transform that is told the inputs' spatial size where it asks for it."""
-    sizes = [tuple(shape[2:]) for shape in shapes if len(shape) > 2]
-    if transform is None or not sizes:
-        return transform
-    try:
-        asks = "input_size" in inspect.signature(transform).parameters
-    except (TypeError, ValueError):  # a function that is not written in Python
-        asks = False
-    return partial(transform, input_size=sizes[0]) if asks else transform
 
 
 def _all_uses(uses: _Uses) -> list[_Use]:

@@ -25,7 +25,6 @@ from captum_cams._checks import (
 from captum_cams.layer_eval import (
     Evaluation,
     LayerEvaluator,
-    Transform,
     Walk,
     along,
     walks,
@@ -39,6 +38,7 @@ from captum_cams.path import (
     straight_line,
 )
 from captum_cams.refine import Interval, refine
+from captum_cams.reshape import Transform
 from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 Result = TypeVar("Result")
@@ -95,11 +95,13 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             activations are mapped, or several.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
-        reshape_transform (Callable, optional): Turns each tensor of a layer that does
-            not give feature maps, such as a transformer's tokens, into maps
-            (N, K, \*spatial); gradients go the same way, so it must select and
-            rearrange alone. :mod:`captum_cams.reshape` holds some. Default: None, as
-            the layer gives them
+        reshape_transform (Callable, optional): Turns what the layer gives, a tensor or
+            what holds some, into feature maps (N, K, \*spatial). Gradients come in the
+            same form and go the same way, so it must select and rearrange alone.
+            :mod:`captum_cams.reshape` holds some. Where it has a
+            parameter `input_size`, it is given the input's spatial sides. What comes
+            out is compared with the input: a warning tells where the shapes of the two
+            do not fit. Default: None, as the layer gives them
     """
 
     forward_func: Callable[..., Any]

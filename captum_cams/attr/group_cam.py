@@ -15,7 +15,6 @@ from captum_cams._checks import (
     check_inputs,
     check_percentile,
     check_range,
-    check_spatial,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
 from captum_cams.baselines import blurred
@@ -147,8 +146,8 @@ class GroupCam(OneLayerCamAttribution):
 
         Raises:
             ValueError, TypeError: If an argument does not fit; if the layer is not
-                reached, has other spatial axes than the input, or its activations are
-                not finite.
+                reached, gives what cannot be feature maps of the input, or its
+                activations are not finite.
         """
         groups = check_count("groups", groups)
         check_percentile("denoise_percentile", denoise_percentile)
@@ -175,7 +174,7 @@ class GroupCam(OneLayerCamAttribution):
                     channels = pool(only(gradients)) * only(activations)  # w_k A^k
                 else:
                     channels = only(evaluator.activations(points, examples))
-                check_spatial(channels, ends)
+                evaluator.check_masks()
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
                 check_range(masks, examples)

@@ -13,7 +13,6 @@ from captum_cams._checks import (
     check_fraction,
     check_inputs,
     check_range,
-    check_spatial,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
 from captum_cams.masks import min_max, upsample
@@ -117,8 +116,8 @@ class ScoreCam(OneLayerCamAttribution):
 
         Raises:
             ValueError, TypeError: If an argument does not fit; if the layer is not
-                reached, has other spatial axes than the input, or its activations are
-                not finite.
+                reached, gives what cannot be feature maps of the input, or its
+                activations are not finite.
         """
         check_fraction("channel_fraction", channel_fraction)
         ends = check_inputs(inputs)
@@ -132,7 +131,7 @@ class ScoreCam(OneLayerCamAttribution):
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
                 channels = only(evaluator.activations(points, examples))
-                check_spatial(channels, ends)
+                evaluator.check_masks()
                 if channel_fraction is not None:
                     channels = _most_varied(channels, channel_fraction)
                 bar.total = len(ends[0]) * (channels.shape[1] + 1)
