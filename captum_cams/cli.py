@@ -26,12 +26,15 @@ from captum_cams.evaluation.networks import (
     Place,
     Subject,
     brief,
-    find_places,
     load_network,
+    load_transform,
+    spelled,
 )
 from captum_cams.evaluation.pictures import printable, read_picture
+from captum_cams.evaluation.places import find_places
 from captum_cams.evaluation.protocols import ALL_METRICS, PROTOCOLS
 from captum_cams.examples import shape_pictures
+from captum_cams.reshape import Transform
 from captum_cams.visualization import panel
 
 _USUAL = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
@@ -122,8 +125,9 @@ def _add_explain(commands: Any) -> None:
         "--layer",
         metavar="PATH",
         help="dotted name of the layer, such as layer4 or features.12 (default: the "
-        "last layer with spatial output)",
+        "last layer that gives feature maps of the picture on which the scores depend)",
     )
+    _add_reshape(explain)
     _add_methods(explain)
     add(
         "--target",
@@ -182,9 +186,10 @@ def _add_evaluate(commands: Any) -> None:
         "--layers",
         metavar="A,B",
         type=_names,
-        help="dotted names (default: the last layer with spatial output; block4 of "
-        "the network of the examples)",
+        help="dotted names (default: the last layer that gives feature maps of the "
+        "pictures on which the scores depend; block4 of the network of the examples)",
     )
+    _add_reshape(command)
     add(
         "--methods",
         metavar="M1,M2",
@@ -252,6 +257,17 @@ def _add_network(command: argparse.ArgumentParser) -> None:
             help=f"{name} of the colours in [0, 1], for normalising (default: as "
             "torchvision's model wants it, else none)",
         )
+
+
+def _add_reshape(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reshape",
+        metavar="NAME",
+        help="what makes feature maps (N, K, h, w) of the layer's output: vit_tokens "
+        "or channels_last of captum_cams.reshape, with arguments where wanted, such as "
+        '"vit_tokens(prefix_tokens=2)", or module:callable for a function of your own '
+        "(default: one of the two where the output needs it)",
+    )
 
 
 def _add_methods(command: argparse.ArgumentParser) -> None:
@@ -340,7 +356,8 @@ def _explain(options: argparse.Namespace) -> None:
     if options.model and ":" not in options.model and options.weights is None:
         print(f"{network.name} is untrained: --weights DEFAULT or a file changes that")
     images = torch.stack([read_picture(path, network.size) for path in options.images])
-    place = _place(network, images[:1], options.layer)
+    transform = load_transform(options.reshape)
+    place = _place(network, images[:1], options.layer, transform)
     if options.target is not None and options.target >= place.classes:
         raise UserError(
             f"--target must lie in [0, {place.classes - 1}] for {network.name}, got "
@@ -372,6 +389,9 @@ def _evaluate(options: argparse.Namespace) -> None:
                 print(printable(line))
     if skipped > _SHOWN:
         print(f"and {skipped - _SHOWN} more")
+    reshaped: Any = records.run["settings"]["reshape"] or {}
+    for layer, transform in reshaped.items():
+        print(f"layer {layer}: feature maps by {transform}")
     folder = options.out.resolve()
     print(f"tables: {folder / 'summary.md'}\nreport: {folder / 'report.html'}")
 
@@ -394,10 +414,17 @@ def _save(figure: Figure, path: Path) -> None:
     print(f"figure: {path.resolve()}")
 
 
-def _place(network: Network, images: Tensor, name: str | None) -> Place:
-    (place,) = find_places(network, images, None if name is None else [name])
+def _place(
+    network: Network,
+    images: Tensor,
+    name: str | None,
+    transform: Transform | None = None,
+) -> Place:
+    names = None if name is None else [name]
+    (place,) = find_places(network, images, names, transform)
     channels, h, w = place.shape
-    print(f"{network.name}, layer {place.name}: {channels} channels of {h} x {w}")
+    by = f" by {spelled(place.transform)}" if place.transform else ""
+    print(f"{network.name}, layer {place.name}: {channels} channels of {h} x {w}{by}")
     return place
 
 

@@ -10,6 +10,8 @@ import torchvision
 from torch import nn
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
+from captum_cams.evaluation.networks import Network
+from captum_cams.evaluation.places import find_places
 from captum_cams.reshape import channels_last, vit_tokens
 from tests import methods
 from tests.methods import OF_LAYER, OURS, WITH_LAYER
@@ -19,13 +21,14 @@ explain = partial(methods.explain, target=0)
 
 
 class Case(NamedTuple):
-    """A sensible layer, and the size of its maps."""
+    """A sensible layer, the size of its maps, and the layer that is found."""
 
     layer: str
     size: tuple[int, int]
     side: int = 64
     transform: Any = None
     options: Any = MappingProxyType({})
+    found: str = "features"
 
 
 TINY_MAXVIT = {  # the builder by name takes 224 x 224 pixels alone
@@ -39,26 +42,26 @@ TINY_MAXVIT = {  # the builder by name takes 224 x 224 pixels alone
 }
 PLAIN = {"aux_logits": False, "init_weights": False}
 ARCHITECTURES = {
-    "alexnet": Case("features.10", (3, 3)),
+    "alexnet": Case("features.10", (3, 3), found="features.11"),
     "convnext_tiny": Case("features.7.2", (2, 2)),
     "densenet121": Case("features.denseblock4", (2, 2)),
     "efficientnet_b0": Case("features.8", (2, 2)),
-    "googlenet": Case("inception5b", (2, 2), options=PLAIN),
-    "inception_v3": Case("Mixed_7c", (2, 2), side=128, options=PLAIN),
-    "maxvit_t": Case("blocks.1", (8, 8), options=TINY_MAXVIT),
-    "mnasnet0_5": Case("layers.14", (2, 2)),
+    "googlenet": Case("inception5b", (2, 2), options=PLAIN, found="inception5b"),
+    "inception_v3": Case("Mixed_7c", (2, 2), side=128, options=PLAIN, found="Mixed_7c"),
+    "maxvit_t": Case("blocks.1", (8, 8), options=TINY_MAXVIT, found="blocks.1"),
+    "mnasnet0_5": Case("layers.14", (2, 2), found="layers"),
     "mobilenet_v2": Case("features.18", (2, 2)),
     "mobilenet_v3_small": Case("features.12", (2, 2)),
-    "regnet_y_400mf": Case("trunk_output.block4", (2, 2)),
-    "resnet18": Case("layer4", (2, 2)),
-    "resnext50_32x4d": Case("layer3", (4, 4)),
-    "shufflenet_v2_x0_5": Case("conv5", (2, 2)),
+    "regnet_y_400mf": Case("trunk_output.block4", (2, 2), found="trunk_output"),
+    "resnet18": Case("layer4", (2, 2), found="layer4"),
+    "resnext50_32x4d": Case("layer3", (4, 4), found="layer4"),
+    "shufflenet_v2_x0_5": Case("conv5", (2, 2), found="conv5"),
     "squeezenet1_1": Case("features.12", (3, 3)),
-    "swin_t": Case("features.7.1.norm1", (2, 2), transform=channels_last),
-    "swin_v2_t": Case("features.7.1.norm1", (2, 2), transform=channels_last),
-    "vgg11_bn": Case("features.28", (2, 2)),
-    "vit_b_16": Case("encoder.layers.encoder_layer_11.ln_1", (4, 4), transform=vit_tokens, options={"image_size": 64}),
-    "wide_resnet50_2": Case("layer3", (4, 4)),
+    "swin_t": Case("features.7.1.norm1", (2, 2), transform=channels_last, found="permute"),
+    "swin_v2_t": Case("features.7.1.norm1", (2, 2), transform=channels_last, found="permute"),
+    "vgg11_bn": Case("features.28", (2, 2), found="avgpool"),
+    "vit_b_16": Case("encoder.layers.encoder_layer_11.ln_1", (4, 4), transform=vit_tokens, options={"image_size": 64}, found="encoder.layers.encoder_layer_11.ln_1"),
+    "wide_resnet50_2": Case("layer3", (4, 4), found="layer4"),
 }  # fmt: skip
 
 
@@ -123,6 +126,9 @@ def test_architectures(name):
     assert group_cam.shape == (2, 1, case.side, case.side)
     assert igc.isfinite().all()
     assert group_cam.isfinite().all()
+    (place,) = find_places(Network(name, model, size=case.side), x[:1])
+    assert place.name == case.found
+    assert place.transform is (case.transform if case.found == case.layer else None)
 
 
 def test_every_family_is_there():

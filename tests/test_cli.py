@@ -13,7 +13,9 @@ from torchvision.transforms import functional as transforms
 
 from captum_cams import LayerRSIGradCam, __version__, cli
 from captum_cams.evaluation.pictures import read_picture
+from captum_cams.evaluation.results import Records
 from captum_cams.examples import CLASSES, shape_pictures, shapes_model
+from tests.methods import WITH_LAYER
 
 METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 USER_CODE = """
@@ -44,6 +46,31 @@ class Pair(nn.Conv2d):
 
 def pair():
     return Pair(3, 2, 1)
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+def tokens(head=lambda x: x):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 8, stride=8), nn.GELU(),
+        Function(lambda x: x.flatten(2).transpose(1, 2)),
+        Function(lambda x: x.mean(1)), nn.Linear(6, 8), Function(head),
+    )
+
+def with_logits():
+    return tokens(lambda x: {"logits": x, "hidden": torch.zeros(1)})
+
+def turned(x):
+    return x.transpose(1, 2).unflatten(2, (int(x.shape[1] ** 0.5), -1))
+
+def broken_transform(x):
+    raise KeyError("no such thing")
 
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
@@ -182,6 +209,71 @@ def test_a_model_of_the_users_own(panels, capsys):
         torch.testing.assert_close(ready[method], maps, rtol=0.02, atol=1e-4)
 
 
+TOKENS = ["picture.png", "--model", "user_code:tokens", "--size", "32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelled"),
+    [
+        ([], "vit_tokens(prefix_tokens=0)"),
+        (["--model", "user_code:with_logits"], "vit_tokens(prefix_tokens=0)"),
+        (["--layer", "2"], "vit_tokens(prefix_tokens=0)"),
+        (
+            ["--reshape", "vit_tokens(grid=(4, 4), prefix_tokens=0)"],
+            "vit_tokens(grid=(4, 4), prefix_tokens=0)",
+        ),
+        (["--layer", "2", "--reshape", "user_code:turned"], "user_code:turned"),
+    ],
+)
+def test_tokens_are_explained_as_the_maps_they_were(arguments, spelled, panels, capsys):
+    """By all methods that look at a layer, Captum's LayerGradCam among them."""
+    methods = ["--methods", "grad-cam", *WITH_LAYER]
+    assert explain(*TOKENS, "--layer", "1", *methods) == 0
+    before = "user_code:tokens, layer 1: 6 channels of 4 x 4\n"
+    assert capsys.readouterr().out.startswith(before)
+    assert explain(*TOKENS, *methods, *arguments) == 0
+    assert f", layer 2: 6 channels of 4 x 4 by {spelled}\n" in capsys.readouterr().out
+    (_, wanted, *_), (_, maps, *_) = panels
+    assert list(maps) == ["grad-cam", *WITH_LAYER]
+    for name, cam in maps.items():
+        torch.testing.assert_close(cam, wanted[name])
+
+
+def test_tokens_are_evaluated_as_the_maps_they_were(capsys):
+    options = ["--model", "user_code:tokens", "--size", "64", "--limit", "2"]
+    options += ["--methods", "grad-cam,rsi-grad-cam", "--metrics", "heatmap_mean"]
+    options += ["--protocol", "group-cam", "--sanity-pictures", "0"]
+
+    def values(*more, out):
+        assert cli.main(["evaluate", *options, *more, "--out", out]) == 0
+        return Records(Path(out))
+
+    maps = values("--layers", "1", out="maps")
+    assert "feature maps by" not in capsys.readouterr().out
+    assert maps.run["settings"]["reshape"] is None
+    chosen = values(out="tokens")
+    assert "layer 2: feature maps by vit_tokens(prefix_tokens=0)\n" in (
+        capsys.readouterr().out
+    )
+    assert chosen.run["settings"]["reshape"] == {"2": "vit_tokens(prefix_tokens=0)"}
+    both = values("--layers", "1,2", out="both")
+    given = values("--layers", "2", "--reshape", "user_code:turned", out="given")
+    assert given.run["settings"]["reshape"] == {"2": "user_code:turned"}
+    wanted = [record["values"] for record in maps]
+    assert len(wanted) == 4
+    for records in (chosen, given):
+        for record, value in zip(records, wanted, strict=True):
+            assert record["values"] == pytest.approx(value)
+    of = {(r["index"], r["method"], r["layer"]): r["values"] for r in both}
+    assert len(of) == 8
+    for index, method, _ in of:
+        assert of[index, method, "1"] == pytest.approx(of[index, method, "2"])
+    # Another transform is another run.
+    arguments = [*options, "--layers", "2", "--reshape", "user_code:turned"]
+    assert cli.main(["evaluate", *arguments, "--out", "tokens"]) == 2
+    assert "holds a run with reshape" in capsys.readouterr().err
+
+
 def test_outputs_are_made_probabilities_once(panels):
     options = ["picture.png", "--size", 32, "--methods", "grad-cam"]
     assert explain(*options, "--model", "user_code:build", "--layer", "0") == 0
@@ -314,6 +406,32 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *USER, "user_code:broken"], "KeyError: 'no such thing'"),
         (["explain", *USER, "user_code:pair"], "one row of class scores a picture"),
         (["explain", *USER, "user_code:flat"], "no layer with spatial output"),
+        (
+            ["explain", *GRAD_CAM, "--reshape", "vit_tokens"],
+            "no layer with spatial output by --reshape vit_tokens",
+        ),
+        (
+            ["explain", *GRAD_CAM, "--layer", "0", "--reshape", "vit_tokens"],
+            "--reshape vit_tokens fails on what layer 0 gives, (1, 6, 8, 8): "
+            "ValueError: vit_tokens takes",
+        ),
+        (
+            ["explain", *TOKENS, "--layer", "2", "--reshape", "vit_tokens"],
+            "prefix_tokens = 0 leaves a grid",
+        ),
+        (
+            [
+                "explain",
+                *TOKENS,
+                "--layer",
+                "2",
+                "--reshape",
+                "user_code:broken_transform",
+            ],
+            "fails on what layer 2 gives, (1, 16, 6): KeyError: 'no such thing'",
+        ),
+        (["explain", *GRAD_CAM, "--reshape", "vit"], "--reshape must be vit_tokens,"),
+        (["evaluate", "--reshape", "no:thing"], "cannot import --reshape no:thing"),
         (
             ["explain", "picture.png", "--size", "24", "--model", "user_code:build"],
             "group-cam fails: ValueError: the blur's kernel size 51 needs sides",

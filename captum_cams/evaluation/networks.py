@@ -1,13 +1,17 @@
 """Networks, their layers and what a method makes of both, as the commands ask."""
 
+import ast
 import copy
 import importlib
+import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torchvision
@@ -23,8 +27,10 @@ from captum_cams import (
     ScoreCam,
 )
 from captum_cams._checks import UserError
+from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS
 from captum_cams.examples import CLASSES, shapes_model
+from captum_cams.reshape import Transform, channels_last, vit_tokens
 
 models: Any = torchvision.models  # its types leave out what is public
 
@@ -37,8 +43,18 @@ class Place(NamedTuple):
 
     name: str
     layer: Module
-    shape: tuple[int, ...]  # (K, h, w)
+    shape: tuple[int, ...]  # of the feature maps, (K, h, w)
     classes: int
+    transform: Transform | None = None
+    """What makes feature maps of what the layer gives."""
+
+
+class _GradCam(GradientCamAttribution):
+    """Captum's LayerGradCam for layers whose output needs a transform."""
+
+    def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """The mean of the gradients."""
+        return gradients.mean((2, 3), keepdim=True)  # (n, K, 1, 1)
 
 
 class Subject(NamedTuple):
@@ -76,17 +92,28 @@ class Subject(NamedTuple):
             options["seed"] = seed
         options |= arguments or {}
 
-        def maps(*layer: object, **more: object) -> Any:
-            cam = attribution(forward, *layer)
+        def attribute(cam: Any, **more: object) -> Any:
             return cam.attribute(self.inputs, target=self.targets, **more, **options)
 
+        def made(layer: Any, transform: Transform | None) -> Any:
+            if transform is None:
+                return attribution(forward, layer)
+            kind = _GradCam if attribution is LayerGradCam else attribution
+            return kind(forward, layer, reshape_transform=transform)
+
         if not issubclass(attribution, LayerAttribution):
-            return [maps()]
-        if attribution is GroupCam and "groups" not in options:
-            return [maps(at.layer, groups=min(32, at.shape[0])) for at in places]
-        if not takes_layers(name):
-            return [maps(at.layer) for at in places]
-        return list(maps([at.layer for at in places]))
+            return [attribute(attribution(forward))]
+        if takes_layers(name) and len({spelled(at.transform) for at in places}) == 1:
+            layers = [at.layer for at in places]
+            return list(attribute(made(layers, places[0].transform)))
+        by_default = attribution is GroupCam and "groups" not in options
+        return [
+            attribute(
+                made(at.layer, at.transform),
+                **({"groups": min(32, at.shape[0])} if by_default else {}),
+            )
+            for at in places
+        ]
 
 
 def takes_layers(name: str) -> bool:
@@ -111,23 +138,31 @@ class Network(NamedTuple):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Probabilities (N, classes)."""
-        outputs = self.model(inputs)
-        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-            came = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
+        return self.probabilities(self.scores(self.model(inputs)))
+
+    def scores(self, outputs: Any) -> Tensor:
+        """The class scores in what the model gave, (N, classes)."""
+        found = _class_scores(outputs)
+        if found is None or found.dim() != 2:
+            came = described(outputs if found is None else found)
             raise UserError(
                 f"{self.name} must give one row of class scores a picture, (N, "
                 f"classes), got {came}; wrap it in a module that does"
             )
-        if outputs.shape[1] < 2:
+        if found.shape[1] < 2:
             raise UserError(
                 f"{self.name} must give two or more class scores a picture, got one, "
                 "whose share of all is always 1; wrap it in a module that gives "
                 "torch.cat([-score, score], 1)"
             )
-        sums = outputs.detach().sum(1)
-        if (outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums)):
-            return outputs
-        return outputs.softmax(1)
+        return found
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Class scores as shares of 1, which they may be already, (N, classes)."""
+        sums = scores.detach().sum(1)
+        if (scores >= 0).all() and torch.allclose(sums, torch.ones_like(sums)):
+            return scores
+        return scores.softmax(1)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pictures in [0, 1] as the model wants them."""
@@ -142,6 +177,38 @@ class Network(NamedTuple):
             "black": self.normalise(torch.zeros_like(images[:1])),
             "white": self.normalise(torch.ones_like(images[:1])),
         }
+
+
+def _class_scores(outputs: Any) -> Tensor | None:
+    """
+    The tensor that must be the class scores.
+
+    It is the output itself; its part named logits or out; or of a tuple without such
+    names the only tensor with two axes.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    fields = _fields(outputs)
+    for name in ("logits", "out"):
+        scores = fields.get(name, getattr(outputs, name, None))
+        if isinstance(scores, Tensor):
+            return scores
+    rows: list[Tensor] = [part for part in fields.values() if _is_row(part)]
+    return rows[0] if isinstance(outputs, (tuple, list)) and len(rows) == 1 else None
+
+
+def _is_row(part: object) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2
+
+
+def _fields(outputs: Any) -> dict[str, Any]:
+    """The parts of an output by their names, or by their numbers in a tuple."""
+    if isinstance(outputs, Mapping):
+        return {str(name): part for name, part in outputs.items()}
+    if isinstance(outputs, (tuple, list)):
+        names = getattr(outputs, "_fields", range(len(outputs)))
+        return dict(zip(map(str, names), outputs, strict=True))
+    return dict(getattr(outputs, "__dict__", {}))  # a dataclass or the like
 
 
 def load_network(
@@ -187,12 +254,17 @@ def load_network(
     return network._replace(**{key: v for key, v in given.items() if v is not None})
 
 
-def _user_network(name: str) -> Network:
+def _imported(name: str) -> Any:
+    """What ``"module:attribute"`` names, in the current folder too."""
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    return getattr(importlib.import_module(module_name), attribute)
+
+
+def _user_network(name: str) -> Network:
     try:
-        built = getattr(importlib.import_module(module_name), attribute)
+        built = _imported(name)
         model = copy.deepcopy(built) if isinstance(built, Module) else built()
     except Exception as error:  # the user's own code
         raise UserError(f"cannot build model {name}: {brief(error)}") from error
@@ -253,76 +325,95 @@ def _load_weights(network: Network, path: str) -> None:
         ) from error
 
 
-def find_places(
-    network: Network, images: Tensor, names: Sequence[str] | None = None
-) -> list[Place]:
+def load_transform(reshape: str | Transform | None) -> Transform | None:
     """
-    The layers of these names, or the last with spatial output, in one forward.
+    What makes feature maps of a layer's output.
 
     Args:
-        network (Network): Where to look.
-        images (Tensor): A picture in [0, 1], (1, 3, H, W).
-        names (sequence of str, optional): Dotted names. Default: None
+        reshape (str or Callable, optional): ``"vit_tokens"`` or ``"channels_last"``,
+            with arguments where wanted, such as ``"vit_tokens(prefix_tokens=2)"``,
+            ``"module:callable"``, or a function. Default: None
 
     Raises:
-        UserError: If there is no such layer, or its output is not spatial.
+        UserError: If there is no such function.
     """
-    layers = dict(network.model.named_modules(remove_duplicate=False))
-    for name in names or ():
-        if name not in layers:
+    if reshape is None or callable(reshape):
+        return reshape
+    if ":" in reshape and "(" not in reshape:
+        try:
+            transform: Any = _imported(reshape)
+        except Exception as error:  # the user's own code
             raise UserError(
-                f"{network.name} has no layer {name!r}; {closest(name, layers)}"
-            )
-    shapes, classes = _run_once(network, images)
-    spatial = [key for key, layer in layers.items() if _is_spatial(shapes.get(layer))]
-    if not spatial:
-        raise UserError(f"{network.name} has no layer with spatial output")
-    order = list(shapes)
-    last = max(spatial, key=lambda key: order.index(layers[key]))
-    places = []
-    for name in names or [last]:
-        layer = layers[name]
-        if name not in spatial:
-            came = tuple(shapes[layer]) if layer in shapes else "none"
+                f"cannot import --reshape {reshape}: {brief(error)}"
+            ) from error
+        if not callable(transform):
             raise UserError(
-                f"layer {name} must have spatial output (N, K, h, w), got {came}; the "
-                f"last that has is {last}"
+                f"--reshape {reshape} must be a function of what the layer gives, got "
+                f"{type(transform).__name__}"
             )
-        places.append(Place(name, layer, tuple(shapes[layer][1:]), classes))
-    return places
-
-
-def _is_spatial(shape: torch.Size | None) -> bool:
-    return shape is not None and len(shape) == 4 and shape[2] * shape[3] > 1
-
-
-def _run_once(network: Network, images: Tensor) -> tuple[dict[Module, torch.Size], int]:
-    """The shape of each layer's output, in the order they end, and the classes."""
-    shapes: dict[Module, torch.Size] = {}
-
-    def record(layer: Module, _: Any, output: Any) -> None:
-        shapes.pop(layer, None)  # of several calls the last counts
-        shapes[layer] = getattr(output, "shape", torch.Size())
-
-    handles = [
-        layer.register_forward_hook(record)
-        for layer in network.model.modules()
-        if layer is not network.model
-    ]
-    try:
-        with torch.no_grad():
-            probabilities = network.forward(network.normalise(images))
-    except UserError:
-        raise
-    except Exception as error:  # the model's own code
+        return cast(Transform, transform)
+    name, arguments = parse_call(reshape)
+    known: dict[str, Callable[..., Tensor]] = {
+        "vit_tokens": vit_tokens,
+        "channels_last": channels_last,
+    }
+    if arguments is None or name not in known:
         raise UserError(
-            f"{network.name} fails on a picture of {network.size} x {network.size}: "
-            f"{brief(error)}"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes, probabilities.shape[1]
+            "--reshape must be vit_tokens, channels_last or module:callable, got "
+            f"{reshape!r}"
+        )
+    parameters = inspect.signature(known[name]).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(
+                f"{name} has no argument {key!r}; {closest(key, parameters)}"
+            )
+    return partial(known[name], **arguments) if arguments else known[name]
+
+
+def spelled(transform: Transform | None) -> str:
+    """A transform as it is asked for."""
+    if transform is None:
+        return "none"
+    if isinstance(transform, partial):
+        bound = ", ".join(
+            f"{key}={value!r}" for key, value in transform.keywords.items()
+        )
+        return f"{spelled(transform.func)}({bound})"
+    name = getattr(transform, "__qualname__", type(transform).__qualname__)
+    module = getattr(transform, "__module__", None)
+    return name if module == vit_tokens.__module__ else f"{module}:{name}"
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any] | None]:
+    """
+    A name and the literals behind it, as of ``name`` or ``name(argument=1)``.
+
+    The arguments are None where they are anything else.
+    """
+    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
+    if match is None:
+        return text, None
+    try:
+        call: Any = ast.parse(f"f({match[2] or ''})", mode="eval").body
+        pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+        plain = isinstance(call.func, ast.Name) and not call.args
+    except (AttributeError, SyntaxError, ValueError):
+        return match[1], None
+    return match[1], dict(pairs) if plain and all(key for key, _ in pairs) else None
+
+
+def described(outputs: Any) -> str:
+    """The shape of a tensor, or the parts of anything else with theirs."""
+    if isinstance(outputs, Tensor):
+        return str(tuple(outputs.shape))
+    parts = [
+        f"{name} {tuple(part.shape)}"
+        if isinstance(part, Tensor)
+        else f"{name} ({type(part).__name__})"
+        for name, part in _fields(outputs).items()
+    ]
+    return type(outputs).__name__ + (f" with {', '.join(parts)}" if parts else "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,8 @@ from captum_cams import __version__
 from captum_cams._checks import UserError, is_resettable, warn
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
-from captum_cams.evaluation.networks import Network, Place, find_places
+from captum_cams.evaluation.networks import Network, Place, spelled
+from captum_cams.evaluation.places import find_places
 from captum_cams.evaluation.protocols import (
     PROTOCOLS,
     RANDOMIZATION,
@@ -25,6 +26,7 @@ from captum_cams.evaluation.protocols import (
 )
 from captum_cams.evaluation.records import Run
 from captum_cams.metrics.sanity import has_own_parameters
+from captum_cams.reshape import Transform
 
 _NEEDS = {
     "xrai": (["skimage"], "captum-cams[xrai]"),
@@ -72,12 +74,13 @@ def make_plan(
     layers: Sequence[str] | None,
     given: dict[str, Any],
     device: torch.device,
+    reshape: Transform | None = None,
 ) -> Plan:
     blank = torch.zeros(1, 3, network.size, network.size, device=device)
     if layers is None and given["model"] is None:
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
-    places = find_places(network, blank, names)
+    places = find_places(network, blank, names, reshape)
     outputs = places[0].classes
     channels = min(place.shape[0] for place in places)
     asked = _asked(given, channels, network.model)
@@ -95,9 +98,11 @@ def make_plan(
         drawn = torch.randperm(len(indices), generator=generator)[: given["limit"]]
         indices = drawn.sort().values.tolist()
     named = len(network.classes) == outputs
+    reshaped = {at.name: spelled(at.transform) for at in places if at.transform}
     run = Run(
         settings={
             **given,
+            "reshape": reshaped or None,
             "device": device.type,
             "size": network.size,
             "mean": list(network.mean),

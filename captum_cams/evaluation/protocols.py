@@ -4,9 +4,7 @@ The papers' protocols: which pictures, methods and metrics each of them takes.
 :data:`PROTOCOLS` is the table; the rest says how its words become calls.
 """
 
-import ast
 import inspect
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from captum_cams import metrics
 from captum_cams._checks import UserError
 from captum_cams.attr.registry import METHODS
 from captum_cams.baselines import blurred
-from captum_cams.evaluation.networks import Subject, closest
+from captum_cams.evaluation.networks import Subject, closest, parse_call
 from captum_cams.metrics._metric import resized
 
 EPS = [10.0**-k for k in range(12, 0, -1)]
@@ -124,27 +122,19 @@ def parse_method(text: str) -> Spec:
     Raises:
         UserError: If there is no such method, or the arguments are not literals.
     """
-    match = re.fullmatch(r"([\w-]+)(?:\((.*)\))?", text.strip())
-    name = match[1] if match else text
-    if match is None or name not in METHODS:
+    name, arguments = parse_call(text)
+    if name not in METHODS:
         raise UserError(f"there is no method {name!r}; {closest(name, METHODS)}")
-    try:
-        call: Any = ast.parse(f"f({match[2] or ''})", mode="eval").body
-        pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
-        plain = isinstance(call.func, ast.Name) and not call.args
-        fits = plain and all(key for key, _ in pairs)
-    except (AttributeError, SyntaxError, ValueError):
-        fits = False
-    if not fits:
+    if arguments is None:
         raise UserError(
             f"a method's arguments must be like group-cam(groups=8), got {text!r}"
         )
     known = inspect.signature(METHODS[name].attribution.attribute).parameters
-    for key, _ in pairs:
+    for key in arguments:
         if key not in known or key in ("self", "inputs", "target"):
             raise UserError(f"{name} has no argument {key!r}; {closest(key, known)}")
-    shown = ", ".join(f"{key}={value!r}" for key, value in pairs)
-    return Spec(f"{name}({shown})" if pairs else name, name, dict(pairs))
+    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return Spec(f"{name}({shown})" if arguments else name, name, arguments)
 
 
 def check_metrics(names: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from captum_cams.evaluation.networks import (
     brief,
     has_layer,
     load_network,
+    load_transform,
     takes_layers,
 )
 from captum_cams.evaluation.plan import Plan, make_plan
@@ -45,6 +46,7 @@ from captum_cams.evaluation.results import (
     write_run,
 )
 from captum_cams.metrics import randomization_check
+from captum_cams.reshape import Transform
 
 
 def evaluate(
@@ -57,6 +59,7 @@ def evaluate(
     methods: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     *,
+    reshape: str | Transform | None = None,
     protocol: str = "all",
     split: str | None = None,
     labels: str | Path | None = None,
@@ -99,12 +102,18 @@ def evaluate(
         weights (str or Path, optional): A file with the model's state dict, or
             ``"DEFAULT"`` for torchvision's. Default: None, as the model is built
         layers (sequence of str, optional): Dotted names. Default: None, the last layer
-            with spatial output; of the network of the examples ``block4``
+            that can give feature maps of the pictures and on whose places the scores
+            depend; of the network of the examples ``block4``
         methods (sequence of str, optional): Of the registry, with arguments where
             wanted, such as ``"group-cam(groups=8)"``, for all protocols. Default:
             None, those of each protocol
         metrics (sequence of str, optional): Of `protocols.ALL_METRICS`, for all
             protocols. Default: None, those of each protocol
+        reshape (str or Callable, optional): What makes feature maps (N, K, h, w) of
+            the layers' output: ``"vit_tokens"`` or ``"channels_last"`` of
+            :mod:`captum_cams.reshape`, with arguments where wanted, such as
+            ``"vit_tokens(prefix_tokens=2)"``, ``"module:callable"``, or a function.
+            Default: None, one of the two for a layer whose output needs it
         protocol (str): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default: ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
             ``val2017``). Default: None, the first of the usual ones that is there
@@ -154,6 +163,7 @@ def evaluate(
     check_not_negative("sanity_pictures", sanity_pictures)
     if limit is not None:
         limit = check_count("limit", limit)
+    transform = load_transform(reshape)
     given = {
         "dataset": dataset,
         "root": None if root is None else str(Path(root).resolve()),
@@ -178,7 +188,7 @@ def evaluate(
         data = open_dataset(
             dataset, root, split=split, labels=labels, limit=limit, seed=seed
         )
-        plan = make_plan(network, data, layers, given, team.device)
+        plan = make_plan(network, data, layers, given, team.device, transform)
         check_same(folder, plan.run)
         team.wait()
         if team.rank == 0:
