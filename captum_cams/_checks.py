@@ -8,10 +8,12 @@ import math
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.jit import ScriptModule
@@ -27,20 +29,147 @@ class UserError(ValueError):
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {_shape(value)}"
-    return repr(value) if isinstance(value, (Real, str)) else type(value).__name__
+    shown = value is None or isinstance(value, (Real, str))
+    return repr(value) if shown else type(value).__name__
 
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def check_count(name: str, value: object) -> int:
-    """An integer of at least 1."""
+def _item(value: object) -> Any:
+    """The number that a tensor without axes holds; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """An integer of at least 1, or of another least one."""
+    value = _item(value)
+    expected = f"{name} must be an integer of at least {least}"
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer of at least 1, got {_kind(value)}")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value}")
+        raise TypeError(f"{expected}, got {_kind(value)}")
+    if value < least:
+        raise ValueError(f"{expected}, got {value}")
     return int(value)
+
+
+def check_seed(seed: object) -> int:
+    """An integer that PyTorch's generators take."""
+    seed = _item(seed)
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an integer, got {_kind(seed)}")
+    number = int(seed)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"seed must be an integer of 64 bits, got {number}")
+    return number
+
+
+def check_number(
+    name: str,
+    value: object,
+    interval: str,
+    *,
+    expected: str | None = None,
+    none: str | None = None,
+) -> float:
+    """
+    A number in an interval.
+
+    Args:
+        name (str): The argument.
+        value (object): What came; a tensor without axes counts as its number.
+        interval (str): Such as ``[0, 1)`` or ``(0, inf)``.
+        expected (str, optional): The interval in other words. Default: None
+        none (str, optional): What None stands for, where the caller takes it.
+    """
+    value = _item(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        or_none = "" if none is None else f", or None {none}".rstrip()
+        raise TypeError(f"{name} must be a number{or_none}, got {_kind(value)}")
+    # A 0.15 in single precision means 0.15, not the 0.15000000596 that it holds.
+    number = float(str(value)) if isinstance(value, np.floating) else float(value)
+    low, high = map(float, interval[1:-1].split(","))
+    above = number > low if interval[0] == "(" else number >= low
+    below = number < high if interval[-1] == ")" else number <= high
+    if not (above and below):
+        or_none = "" if none is None else f", or be None {none}".rstrip()
+        expected = expected or _in_words(interval)
+        raise ValueError(f"{name} must {expected}{or_none}, got {value}")
+    return number
+
+
+def _in_words(interval: str) -> str:
+    low, high = interval[1:-1].split(", ")
+    if high == "inf":
+        return f"be {'above' if interval[0] == '(' else 'at least'} {low}"
+    if interval[0] == "(" and interval[-1] == ")":
+        return f"lie between {low} and {high}"
+    return f"lie in {interval}"
+
+
+def check_numbers(name: str, values: object) -> Tensor:
+    """Numbers, one or several, in double precision; on the CPU."""
+    try:
+        if isinstance(values, (bool, str)):
+            raise TypeError
+        if isinstance(values, Tensor) and values.is_complex():
+            raise TypeError
+        numbers = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    except (RuntimeError, TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a number or a sequence of numbers, got {_kind(values)}"
+        ) from None
+    return numbers
+
+
+def check_flags(**flags: object) -> None:
+    """Each True or False: any word would count as true, whatever it says."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {_kind(value)}")
+
+
+def check_callable(
+    name: str, value: object, *, optional: bool = False, remedy: str = ""
+) -> None:
+    """What can be called, or None where it is optional."""
+    if not callable(value) and not (optional and value is None):
+        or_none = ", or None" if optional else ""
+        raise TypeError(
+            f"{name} must be a function{or_none}, got {_kind(value)}{remedy}"
+        )
+
+
+def check_generator(generator: object) -> None:
+    """A generator of random numbers, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            "generator must be a torch.Generator, such as "
+            "torch.Generator().manual_seed(0), or None for that one, got "
+            f"{_kind(generator)}"
+        )
+
+
+def check_grad_kwargs(grad_kwargs: object) -> None:
+    """Keyword arguments of `torch.autograd.grad`, or None."""
+    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
+        raise TypeError(
+            "grad_kwargs must be a dict of keyword arguments of torch.autograd.grad, "
+            f"or None, got {_kind(grad_kwargs)}"
+        )
+
+
+def check_device_ids(device_ids: object) -> None:
+    """Numbers of devices, or None."""
+    if device_ids is None:
+        return
+    if not isinstance(device_ids, (list, tuple)) or not all(
+        isinstance(number, Integral) for number in device_ids
+    ):
+        raise TypeError(
+            "device_ids must be a list of integers, the GPUs of a DataParallel model, "
+            f"or None, got {_kind(device_ids)}"
+        )
 
 
 def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
@@ -54,31 +183,9 @@ def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """One of a few words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         known = ", ".join(f"'{choice}'" for choice in choices)
-        raise ValueError(f"{name} must be one of {known}, got {value!r}")
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """A number of at least 0."""
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
-
-
-def check_path_tolerance(tolerance: object) -> float:
-    """A relative error above 0."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
-        raise TypeError(
-            "tolerance must be a number, or None for equal steps, got "
-            f"{_kind(tolerance)}"
-        )
-    value = float(tolerance)
-    if not 0 < value < math.inf:
-        raise ValueError(
-            "tolerance must be finite and above 0, or be None for equal steps, got "
-            f"{value}"
-        )
-    return value
+        raise ValueError(f"{name} must be one of {known}, got {_kind(value)}")
 
 
 def check_points(points: object, inputs: Tensor, alphas: Tensor) -> Tensor:
@@ -137,14 +244,6 @@ def check_parametrisation(f: Callable[[Tensor], Tensor]) -> None:
         )
 
 
-def check_percentile(name: str, value: float | None) -> None:
-    """A percentile in [0, 100], or None."""
-    if value is not None and not 0 <= value <= 100:
-        raise ValueError(
-            f"{name} must lie in [0, 100], or be None for no de-noising, got {value}"
-        )
-
-
 def check_groups(groups: int, channels: int) -> None:
     """No more groups than channels."""
     if groups > channels:
@@ -154,23 +253,48 @@ def check_groups(groups: int, channels: int) -> None:
         )
 
 
-def check_blur(inputs: Tensor, kernel_size: int, sigma: float) -> None:
+def check_blur(inputs: Tensor, kernel_size: object, sigma: object) -> tuple[int, float]:
     """A Gaussian kernel that fits every spatial side under a reflected border."""
+    check_floating("inputs", inputs)
     if inputs.dim() < 3:
         raise ValueError(
             "a blur needs inputs with spatial axes, (N, C, *spatial), got shape "
             f"{_shape(inputs)}; give baselines as a tensor or a number instead"
         )
-    if check_count("the blur's kernel size", kernel_size) % 2 == 0:
-        raise ValueError(f"the blur's kernel size must be odd, got {kernel_size}")
-    if not sigma > 0:
-        raise ValueError(f"the blur's sigma must be above 0, got {sigma}")
+    taps, deviation = check_kernel(kernel_size, sigma)
     side = min(inputs.shape[2:])
-    if side <= kernel_size // 2:
+    if side <= taps // 2:
         raise ValueError(
-            f"the blur's kernel size {kernel_size} needs sides of at least "
-            f"{kernel_size // 2 + 1} pixels, got inputs of shape {_shape(inputs)}; "
+            f"the blur's kernel size {taps} needs sides of at least "
+            f"{taps // 2 + 1} pixels, got inputs of shape {_shape(inputs)}; "
             f"a kernel size of {2 * side - 1} or less fits"
+        )
+    return taps, deviation
+
+
+def check_kernel(kernel_size: object, sigma: object) -> tuple[int, float]:
+    """Taps and standard deviation of a Gaussian blur."""
+    taps = check_count("the blur's kernel size", kernel_size)
+    if taps % 2 == 0:
+        raise ValueError(f"the blur's kernel size must be odd, got {kernel_size}")
+    return taps, check_number("the blur's sigma", sigma, "(0, inf)")
+
+
+def check_real(name: str, tensor: object) -> None:
+    """A tensor of numbers that are not complex."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {_kind(tensor)}")
+    if tensor.is_complex():
+        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """A tensor of a floating dtype."""
+    check_real(name, tensor)
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} must be of a floating dtype, got {tensor.dtype}; convert it with "
+            ".float()"
         )
 
 
@@ -183,17 +307,25 @@ def check_recording() -> None:
         )
 
 
-def check_inputs(inputs: object) -> tuple[Tensor, ...]:
-    """Floating tensors, finite, with one number of examples; detached, in a tuple."""
+def check_inputs(inputs: object, *, integers: bool = False) -> tuple[Tensor, ...]:
+    """
+    Floating tensors, finite, with one number of examples; detached, in a tuple.
+
+    With `integers` any real dtype, as where nothing is computed between two inputs.
+    """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         given = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
         raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {given}")
     for tensor in tensors:
-        if not tensor.is_floating_point():
+        if integers and (tensor.is_complex() or tensor.is_quantized):
+            raise TypeError(f"inputs must hold real numbers, got {tensor.dtype}")
+        if not integers and not tensor.is_floating_point():
             raise TypeError(
                 f"inputs must be of a floating dtype, got {tensor.dtype}; convert "
-                "them, or pass what is not to be explained as additional_forward_args"
+                "them, or pass what is not to be explained as additional_forward_args; "
+                "integers such as token ids are taken by Ablation-CAM and by methods "
+                "that explain a layer by its gradients at the inputs alone"
             )
         if tensor.dim() == 0 or tensor.shape[0] == 0:
             raise ValueError(
@@ -209,44 +341,50 @@ def check_inputs(inputs: object) -> tuple[Tensor, ...]:
 
 
 def check_baselines(
-    baselines: object, inputs: tuple[Tensor, ...]
+    baselines: object, inputs: tuple[Tensor, ...], name: str = "baselines"
 ) -> tuple[Tensor, ...]:
-    """One baseline an input, as tensors expanded to the inputs' shapes."""
+    """One finite baseline an input, as tensors expanded to the inputs' shapes."""
     if baselines is None:
         baselines = (0,) * len(inputs)
     values = baselines if isinstance(baselines, tuple) else (baselines,)
     if len(values) != len(inputs):
         raise ValueError(
-            f"baselines must be as many as the inputs, {len(inputs)}, got {len(values)}"
+            f"{name} must be as many as the inputs, {len(inputs)}, got {len(values)}"
         )
     return tuple(
-        _expand_baseline(value, tensor)
+        _expand_baseline(value, tensor, name)
         for value, tensor in zip(values, inputs, strict=True)
     )
 
 
-def _expand_baseline(baseline: object, tensor: Tensor) -> Tensor:
-    if isinstance(baseline, Tensor):
-        fits = baseline.dim() == 0 or (
-            baseline.shape[1:] == tensor.shape[1:]
-            and baseline.shape[0] in (1, tensor.shape[0])
-        )
-        if not fits:
-            raise ValueError(
-                f"baselines must have the inputs' shape {_shape(tensor)}, or 1 in its "
-                f"first place, or be a number, got shape {_shape(baseline)}"
-            )
-        if baseline.device != tensor.device and baseline.dim() > 0:
-            raise ValueError(
-                f"baselines must be on the inputs' device {tensor.device}, got "
-                f"{baseline.device}; move them with .to()"
-            )
-        return baseline.detach().to(tensor).expand_as(tensor)
+def _expand_baseline(baseline: object, tensor: Tensor, name: str) -> Tensor:
     if isinstance(baseline, Real):
-        return tensor.new_tensor(float(baseline)).expand_as(tensor)
-    raise TypeError(
-        f"baselines must be tensors or numbers, got {type(baseline).__name__}"
+        baseline = torch.tensor(float(baseline), dtype=torch.float64)
+    if not isinstance(baseline, Tensor) or baseline.is_complex():
+        given = getattr(baseline, "dtype", type(baseline).__name__)
+        raise TypeError(f"{name} must be tensors or numbers, got {given}")
+    fits = baseline.dim() == 0 or (
+        baseline.shape[1:] == tensor.shape[1:]
+        and baseline.shape[0] in (1, tensor.shape[0])
     )
+    if not fits:
+        raise ValueError(
+            f"{name} must have the inputs' shape {_shape(tensor)}, or 1 in its "
+            f"first place, or be a number, got shape {_shape(baseline)}"
+        )
+    if baseline.device != tensor.device and baseline.dim() > 0:
+        raise ValueError(
+            f"{name} must be on the inputs' device {tensor.device}, got "
+            f"{baseline.device}; move them with .to()"
+        )
+    values = baseline.detach().to(tensor)
+    if values.dim() > 0:
+        check_finite(name, values, remedy="leave that example out or mend it")
+    elif not values.isfinite():
+        raise ValueError(
+            f"{name} must be finite as {tensor.dtype}, got {baseline.item()}"
+        )
+    return values.expand_as(tensor)
 
 
 def check_target(target: object, num_examples: int) -> Tensor | None:
@@ -259,14 +397,16 @@ def check_target(target: object, num_examples: int) -> Tensor | None:
     if target is None:
         return None
     if isinstance(target, Tensor):
-        if target.is_floating_point() or target.dtype == torch.bool:
+        if not _holds_integers(target):
             raise TypeError(f"target must hold integers, got {target.dtype}")
-        if target.dim() > 1:
+        column = target.shape[1:] == (1,)  # as topk(1).indices gives them
+        if target.numel() != 1 and target.dim() > 1 and not column:
             raise ValueError(
-                "target as a tensor must be 0-dimensional or of shape "
-                f"({num_examples},), got shape {_shape(target)}"
+                "target as a tensor must hold one index for all examples, or be of "
+                f"shape ({num_examples},) or ({num_examples}, 1), got shape "
+                f"{_shape(target)}; to index several axes pass a list of tuples"
             )
-        target = target.tolist()
+        target = target.flatten().tolist()
     if isinstance(target, list):
         rows = [_indices(element) for element in target]
         if len(rows) == 1:
@@ -283,14 +423,24 @@ def check_target(target: object, num_examples: int) -> Tensor | None:
     return torch.tensor(rows, dtype=torch.int64)  # (N, d)
 
 
+def _holds_integers(tensor: Tensor) -> bool:
+    whole = not tensor.is_floating_point() and not tensor.is_complex()
+    return whole and tensor.dtype != torch.bool
+
+
 def _indices(element: Any) -> tuple[int, ...]:
-    parts = element if isinstance(element, tuple) else (element,)
-    if not parts or not all(isinstance(part, Integral) for part in parts):
-        raise TypeError(
-            "target must be an integer, a tuple of integers, a tensor of integers, or "
-            f"a list of integers or tuples, got {_kind(element)}"
-        )
-    return tuple(int(part) for part in parts)
+    """An index of each axis, of one example."""
+    indices = []
+    for part in element if isinstance(element, tuple) else (element,):
+        if isinstance(part, Tensor) and part.numel() == 1 and _holds_integers(part):
+            part = part.item()
+        if not isinstance(part, Integral):
+            raise TypeError(
+                "target must be an integer, a tuple of integers, a tensor of integers, "
+                f"or a list of integers or tuples, got {_kind(element)}"
+            )
+        indices.append(int(part))
+    return tuple(indices)
 
 
 def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
@@ -514,7 +664,7 @@ def _check_feature_map(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def check_rows(tensor: Tensor, rows: int) -> None:
+def check_batch(tensor: Tensor, rows: int) -> None:
     """A row for each example, also where a layer's tensor was transformed."""
     if tensor.shape[0] != rows:
         raise ValueError(
@@ -691,24 +841,6 @@ def check_maps(
     return checked
 
 
-def check_fraction(name: str, value: float | None) -> None:
-    """A share in (0, 1], or None."""
-    if value is not None and not 0 < value <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], or be None, got {value}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """A number above 0."""
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
-
-
-def check_distance(name: str, value: float) -> None:
-    """A distance: 0 or more."""
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or more pixels, got {value}")
-
-
 def check_thresholds(name: str, values: Tensor) -> None:
     """A number in [0, 1], or several in one row."""
     if values.dim() > 1 or values.numel() == 0:
@@ -723,6 +855,15 @@ def check_thresholds(name: str, values: Tensor) -> None:
         )
 
 
+def _listed(values: object) -> list[Any]:
+    """What a sequence holds; nothing of what is none, as a word or a number."""
+    if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1:
+        return list(values.tolist())
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return list(values)
+    return []
+
+
 def check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
     """A boolean mask an example, which brings its own size."""
     if regions.dtype != torch.bool:
@@ -735,27 +876,22 @@ def check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
         raise ValueError(
             f"regions must be boolean masks (N, *spatial), got shape {_shape(regions)}"
         )
-    if size is not None and tuple(size) != tuple(regions.shape[1:]):
+    shape = tuple(regions.shape[1:])
+    if size is not None and _listed(size) != [*shape]:
         raise ValueError(
-            f"size must be that of the masks, {tuple(regions.shape[1:])}, or be left "
-            f"out, got {tuple(size)}"
+            f"size must be that of the masks, {shape}, or be left out, got {size!r}"
         )
 
 
-def check_boxes(regions: object, size: Sequence[int] | None) -> list[Tensor]:
-    """Boxes x0, y0, x1, y1 of each example, and the size of its picture."""
+def check_boxes(
+    regions: object, size: Sequence[int] | None
+) -> tuple[list[Tensor], list[int]]:
+    """Boxes x0, y0, x1, y1 of each example, and height and width of its picture."""
     if not isinstance(regions, (list, tuple)):
         raise TypeError(
             "regions must be boolean masks (N, *spatial), or a list of tensors of "
             f"boxes (n, 4), got {type(regions).__name__}"
         )
-    if size is None or len(size) != 2:
-        raise ValueError(
-            "size must be (height, width) of the picture in whose pixels the boxes "
-            f"are given, got {size}"
-        )
-    for side in size:
-        check_count("a side of size", side)
     for example, boxes in enumerate(regions):
         if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
             raise ValueError(
@@ -768,15 +904,27 @@ def check_boxes(regions: object, size: Sequence[int] | None) -> list[Tensor]:
                 f"got others for example {example}; "
                 "torchvision.ops.box_convert turns x, y, width, height into them"
             )
-    return list(regions)
+    sides = _listed(size)
+    if len(sides) != 2:
+        raise ValueError(
+            "size must be (height, width) of the picture in whose pixels the boxes "
+            f"are given, got {size!r}"
+        )
+    sides = [check_count("a side of size", side) for side in sides]
+    return list(regions), sides
 
 
 def check_hits(hits: object, categories: object) -> None:
-    """Two tensors (N,)."""
+    """Two tensors (N,) of real numbers."""
     if not isinstance(hits, Tensor) or not isinstance(categories, Tensor):
         raise TypeError(
             f"hits and categories must be tensors, got {type(hits).__name__} and "
             f"{type(categories).__name__}"
+        )
+    if hits.is_complex() or categories.is_complex():
+        raise TypeError(
+            "hits and categories must hold real numbers, got "
+            f"{hits.dtype} and {categories.dtype}"
         )
     if hits.dim() != 1 or hits.shape != categories.shape or len(hits) == 0:
         raise ValueError(
@@ -808,12 +956,86 @@ def check_layer_names(names: object, known: Collection[str]) -> list[str]:
             f"output down, got {_kind(names) if names else 'none'}"
         )
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(
                 "layers must be names out of model.named_modules(), got "
                 f"{_kind(name)}, which is not one of them"
             )
     return list(names)
+
+
+def check_words(name: str, words: object) -> list[str]:
+    """Words in a list, or one alone."""
+    if isinstance(words, str):
+        return [words]
+    listed: list[Any] = list(words) if isinstance(words, Iterable) else [words]
+    if not listed or not all(isinstance(word, str) for word in listed):
+        given = ", ".join(map(_kind, listed)) or "none"
+        raise TypeError(f"{name} must be a list of names, got {given}")
+    return listed
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Names of methods, with something for each."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(
+            f"{name} must be a dict of tensors by the methods' names, got "
+            f"{_kind(value)}"
+        )
+
+
+def check_rows(name: str, values: object, kind: type, number: int) -> list[Any]:
+    """A text, or a tensor of boxes, for each picture; or None."""
+    if values is None:
+        return [None] * number
+    rows = list(values) if isinstance(values, (Sequence, Tensor)) else [values]
+    if isinstance(values, str) or not all(
+        row is None or isinstance(row, kind) for row in rows
+    ):
+        raise TypeError(
+            f"{name} must be a sequence of {kind.__name__}, one for each picture, got "
+            f"{_kind(values)}"
+        )
+    for row in rows:
+        if isinstance(row, Tensor) and row.shape[-1:] != (4,):
+            raise ValueError(
+                f"{name} must hold x0, y0, x1, y1 of each box, got shape {_shape(row)}"
+            )
+    if len(rows) != number:
+        raise ValueError(
+            f"{name} must be as many as the pictures, {number}, got {len(rows)}"
+        )
+    return rows
+
+
+def check_file(name: str, value: object) -> None:
+    """The path of a file or a folder."""
+    if not isinstance(value, (str, PathLike)):
+        raise TypeError(f"{name} must be a path, got {_kind(value)}")
+
+
+def check_model_or_name(model: object) -> None:
+    """A module, or a word that leads to one."""
+    if model is not None and not isinstance(model, (str, Module)):
+        raise TypeError(
+            "model must be a classifier of torchvision by its name, "
+            f"'module:callable', or a torch.nn.Module, got {_kind(model)}"
+        )
+
+
+def check_colors(name: str, values: object) -> None:
+    """A number for each of three colors, or None; `std` above 0."""
+    if values is None:
+        return
+    numbers = check_numbers(name, values)
+    if numbers.shape != (3,):
+        raise ValueError(
+            f"{name} must hold a number for each of 3 colors, got {numbers.tolist()}"
+        )
+    if not numbers.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {numbers.tolist()}")
+    if name == "std":
+        check_all_positive(name, numbers)
 
 
 def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
@@ -827,6 +1049,7 @@ def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
 
 def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
     """A number of all channels, or one for each."""
+    check_floating("inputs", inputs)
     if inputs.dim() < 3:
         raise ValueError(
             f"inputs must be pictures (N, C, *spatial), got shape {_shape(inputs)}"
@@ -836,11 +1059,13 @@ def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
             f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
             f"channels, got {values.numel()}"
         )
+    if not values.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {values.tolist()}")
 
 
 def check_labels(labels: object, inputs: Tensor) -> None:
     """The class of each input."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point():
+    if not isinstance(labels, Tensor) or not _holds_integers(labels):
         given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a tensor of integers, got {given}{_UNMIXED}")
     if labels.shape != inputs.shape[:1]:
@@ -888,12 +1113,6 @@ def check_pictures(inputs: Sequence[Tensor]) -> int:
     return inputs[0].dim() - 2
 
 
-def check_probability(name: str, value: float) -> None:
-    """A probability that leaves both outcomes open."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
-
-
 def check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Cells along every spatial axis, no more than pixels."""
     axes = len(sizes[0])
@@ -911,6 +1130,17 @@ def check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, 
                 f"{tuple(size)}, got {counts}"
             )
     return counts
+
+
+def check_scales(scales: object) -> None:
+    """Numbers above 0, at least one."""
+    if not _listed(scales):
+        raise TypeError(
+            "scales must be a sequence of Felzenszwalb's scales, at least one, got "
+            f"{_kind(scales)}"
+        )
+    for scale in _listed(scales):
+        check_number("scales", scale, "(0, inf)")
 
 
 def check_rgb(inputs: Sequence[Tensor]) -> Tensor:

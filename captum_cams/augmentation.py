@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import check_count, check_labels, check_model
+from captum_cams._checks import (
+    check_callable,
+    check_count,
+    check_floating,
+    check_kernel,
+    check_labels,
+    check_model,
+)
 from captum_cams.attr.group_cam import GroupCam
 from captum_cams.baselines import blurred
-from captum_cams.masks import blend, spatial_axes
+from captum_cams.masks import blend, difference, spatial_axes
 
 
 def _softmax(output: Tensor) -> Tensor:
@@ -95,13 +102,17 @@ class GroupCamBlend(Module):
         # No module: the model in it does not become a submodule.
         self.group_cam = GroupCam(model, layer)
         self.groups = check_count("groups", groups)
+        check_callable("confidence_func", confidence_func, optional=True)
         self.confidence_func = confidence_func
-        self.blur_kernel_size = blur_kernel_size
-        self.blur_sigma = blur_sigma
+        kernel = check_kernel(blur_kernel_size, blur_sigma)
+        self.blur_kernel_size, self.blur_sigma = kernel
+        if internal_batch_size is not None:
+            check_count("internal_batch_size", internal_batch_size)
         self.internal_batch_size = internal_batch_size
 
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Blended inputs, and the labels as they came."""
+        check_floating("inputs", inputs)
         check_labels(labels, inputs)
         blurry = blurred(inputs, self.blur_kernel_size, self.blur_sigma)
         with _as_found(self.group_cam.forward_func, inputs.device):
@@ -115,7 +126,8 @@ class GroupCamBlend(Module):
                 internal_batch_size=self.internal_batch_size,
             )  # (N, 1, *spatial)
         mean = maps.mean(spatial_axes(maps), keepdim=True)  # (N, 1, 1, ...)
-        return blend(inputs, blurry, (maps >= mean).to(inputs)), labels
+        shown = difference(maps, mean) >= 0  # all of a constant map
+        return blend(inputs, blurry, shown.to(inputs)), labels
 
     def extra_repr(self) -> str:
         """What the transform prints of itself."""

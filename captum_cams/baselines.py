@@ -11,10 +11,15 @@ from captum_cams._checks import (
     check_all_positive,
     check_baselines,
     check_blur,
+    check_callable,
     check_count,
+    check_flags,
+    check_floating,
+    check_generator,
     check_inputs,
+    check_number,
+    check_numbers,
     check_per_channel,
-    check_positive,
     check_probabilities,
 )
 from captum_cams.path import gaussian_blur
@@ -48,7 +53,7 @@ def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
         >>> blurred(images).shape
         torch.Size([2, 3, 128, 128])
     """
-    check_blur(inputs, kernel_size, sigma)
+    kernel_size, sigma = check_blur(inputs, kernel_size, sigma)
     return gaussian_blur(inputs, kernel_size, torch.tensor(sigma, dtype=torch.float64))
 
 
@@ -146,6 +151,8 @@ def uniform_noise(
         >>> round(noise.mean().item(), 2), bool((noise >= 0).all())
         (0.5, True)
     """
+    check_floating("inputs", inputs)
+    check_generator(generator)
     generator = generator or torch.Generator().manual_seed(0)
     noise = torch.rand(
         inputs.shape,
@@ -223,10 +230,13 @@ def neutral(
         >>> rsi = LayerRSIGradCam(model, model.block5)
         >>> maps = rsi.attribute(pictures.images, baselines, pictures.labels)
     """
+    check_callable("forward_func", forward_func)
     (ends,) = check_inputs((inputs,))
-    (starts,) = check_baselines(black, (ends,))
-    check_count("n_steps", n_steps)
-    check_positive("lr", lr)
+    (starts,) = check_baselines(black, (ends,), "black baselines")
+    n_steps = check_count("n_steps", n_steps)
+    lr = check_number("lr", lr, "(0, inf)")
+    check_callable("output_func", output_func, optional=True)
+    check_flags(show_progress=show_progress)
 
     def unevenness(output: Tensor) -> Tensor:
         p = output if output_func is None else output_func(output)
@@ -270,7 +280,7 @@ def _descend(
 
 def _per_channel(name: str, value: float | Sequence[float], inputs: Tensor) -> Tensor:
     """Numbers of all channels or of each, in double precision, (C or 1, 1, ...)."""
-    values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)  # (C,) or (1,)
+    values = check_numbers(name, value).reshape(-1)  # (C,) or (1,)
     check_per_channel(name, values, inputs)
     return values.view(-1, *[1] * (inputs.dim() - 2))  # (C or 1, 1, ...)
 

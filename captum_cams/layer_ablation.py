@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import check_finite, check_rows
+from captum_cams._checks import check_batch, check_finite
 from captum_cams._nested import map_tensors
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.target_output import outputs_in_chunks
@@ -64,7 +64,7 @@ def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
     tensors = evaluator.tensors(given)
     row = torch.arange(len(channels))[channels >= 0]
     if transform is None:
-        check_rows(tensors[0], len(channels))
+        check_batch(tensors[0], len(channels))
         lost = torch.zeros_like(tensors[0], dtype=torch.bool)
         lost[row, channels[row]] = True
         masks = {id(tensors[0]): lost}
@@ -72,7 +72,7 @@ def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
         with torch.enable_grad():
             raw = {id(t): torch.zeros_like(t, requires_grad=True) for t in tensors}
             maps = transform(map_tensors(lambda t: raw.get(id(t), t), given))
-        check_rows(maps, len(channels))
+        check_batch(maps, len(channels))
         ones = torch.zeros_like(maps)
         ones[row, channels[row]] = 1
         # The transform is linear: its gradient carries the channels back.

@@ -13,11 +13,11 @@ from torch.nn import DataParallel, Module
 from tqdm import tqdm
 
 from captum_cams._checks import (
+    check_batch,
     check_feature_maps,
     check_finite,
     check_positional,
     check_recording,
-    check_rows,
     check_spatial,
     check_transformed,
     warn_of_axes,
@@ -114,6 +114,8 @@ class LayerEvaluator:
         self.silent = torch.ones(output.num_examples, dtype=torch.bool)
         self.uses: Counter[Module] = Counter()
         """How often a pass uses each layer: the last time counts."""
+        self.outputs = torch.empty(0)
+        """y at the points of the last call of `activations`."""
         several = device_ids is not None and len(device_ids) > 1
         # Whether layers run in other threads, whose outputs are gathered elsewhere;
         # whether all of a pass is recorded; whether the model writes to A.
@@ -156,7 +158,8 @@ class LayerEvaluator:
     ) -> tuple[Tensor, ...]:
         """A alone, without a backward pass."""
         with self.output.guarded():
-            uses, _ = self._pass(points, examples, record=False)
+            uses, y = self._pass(points, examples, record=False)
+        self.outputs = y.detach()
         maps = self._maps(uses, lambda leaf: leaf)
         self._check(maps, examples)
         return maps
@@ -382,7 +385,7 @@ class LayerEvaluator:
     def _check(self, activations: tuple[Tensor, ...], examples: Tensor) -> None:
         self.shapes = [tensor.shape for tensor in activations]
         for tensor in activations:
-            check_rows(tensor, len(examples))
+            check_batch(tensor, len(examples))
             check_finite("the layer's activations", tensor, examples)
 
 

@@ -16,6 +16,11 @@ from torch import Tensor
 
 from captum_cams._checks import (
     check_blur,
+    check_callable,
+    check_choice,
+    check_count,
+    check_kernel,
+    check_nodes,
     check_parametrisation,
     check_path_end,
     check_points,
@@ -113,6 +118,8 @@ def reparametrized(f: Callable[[Tensor], Tensor], path: Path = straight_line) ->
         ...     pictures.images, target=pictures.labels, n_steps=8, path=slow_start
         ... )
     """
+    check_callable("f", f)
+    check_callable("path", path)
     check_parametrisation(f)
 
     def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
@@ -159,6 +166,7 @@ def blur_path(kernel_size: int = 51, sigma: float = 50.0) -> Path:
         ...     path=blur_path(51, 10),
         ... )
     """
+    kernel_size, sigma = check_kernel(kernel_size, sigma)
 
     def points(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
         check_blur(inputs, kernel_size, sigma)
@@ -264,6 +272,9 @@ def quadrature(method: Rule, n_steps: int) -> tuple[list[float], list[float]]:
         >>> quadrature("riemann_trapezoid", 2)
         ([0.0, 0.5, 1.0], [0.25, 0.5, 0.25])
     """
+    check_choice("method", method, RULES)
+    n_steps = check_count("n_steps", n_steps)
+    check_nodes(n_steps, method)
     if method == "gausslegendre":
         nodes, weights = _gauss_legendre(n_steps)
         return ((1 + nodes) / 2).tolist(), (weights / 2).tolist()

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from captum_cams._checks import check_mapping, check_real, check_rows
 from captum_cams.masks import upsample
 
 _CELL = 2.2  # inches
@@ -75,8 +76,8 @@ def overlay(
     """
     images = _check_images(images)
     maps = _check_maps("attributions", attributions, images)
-    rows = _check_rows("titles", titles, images)
-    rectangles = _check_rows("boxes", boxes, images)
+    rows = check_rows("titles", titles, str, len(images))
+    rectangles = check_rows("boxes", boxes, Tensor, len(images))
     figure, cells = _grid(1, len(images))
     scale = _scale(maps)
     for i, axes in enumerate(cells[0]):
@@ -135,12 +136,13 @@ def panel(
         8
     """
     images = _check_images(images)
+    check_mapping("attributions", attributions)
     maps = {
         name: _check_maps(f"attributions[{name!r}]", values, images)
         for name, values in attributions.items()
     }
-    rows = _check_rows("titles", titles, images)
-    rectangles = _check_rows("boxes", boxes, images)
+    rows = check_rows("titles", titles, str, len(images))
+    rectangles = check_rows("boxes", boxes, Tensor, len(images))
     figure, cells = _grid(len(images), 1 + len(maps))
     for i, (first, *_) in enumerate(cells):
         first.imshow(images[i].movedim(0, -1).numpy())  # (H, W, 3)
@@ -204,6 +206,9 @@ def curves(
         ... }
         >>> figure = curves(deletion)
     """
+    for argument, given in (("deletion", deletion), ("insertion", insertion)):
+        if given is not None:
+            check_mapping(argument, given)
     panels = [
         ("Deletion (lower is better)", "share of pixels removed", "deletion", deletion),
         (
@@ -255,6 +260,7 @@ def curves(
 
 def _check_curves(name: str, values: Tensor) -> Tensor:
     """Curves on the CPU in double precision, (N, n_steps + 1)."""
+    check_real(name, values)
     if values.dim() != 2 or len(values) == 0 or values.shape[1] < 2:
         raise ValueError(
             f"{name} must hold a curve for each example, (N, n_steps + 1), got shape "
@@ -282,6 +288,7 @@ def _draw_curve(axes: Axes, name: str, values: Tensor, **stroke: Any) -> None:
 
 def _check_images(images: Tensor) -> Tensor:
     """Pictures on the CPU in single precision, (N, 3, H, W)."""
+    check_real("images", images)
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(
             "images must be pictures of three colours, (N, 3, H, W), got shape "
@@ -299,6 +306,7 @@ def _check_images(images: Tensor) -> Tensor:
 
 def _check_maps(name: str, maps: Tensor, images: Tensor) -> Tensor:
     """Maps at the pictures' size, (N, H, W)."""
+    check_real(name, maps)
     if maps.dim() == 3:
         maps = maps.unsqueeze(1)  # (N, 1, h, w)
     if maps.dim() != 4 or maps.shape[:2] != (len(images), 1) or 0 in maps.shape:
@@ -309,18 +317,6 @@ def _check_maps(name: str, maps: Tensor, images: Tensor) -> Tensor:
         )
     maps = maps.detach().to("cpu", torch.float32)
     return upsample(maps, images.shape[2:]).squeeze(1)  # (N, H, W)
-
-
-def _check_rows(
-    name: str, values: Sequence[Any] | Tensor | None, images: Tensor
-) -> list[Any]:
-    if values is None:
-        return [None] * len(images)
-    if len(values) != len(images):
-        raise ValueError(
-            f"{name} must be as many as the pictures, {len(images)}, got {len(values)}"
-        )
-    return list(values)
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:

@@ -206,3 +206,14 @@ def test_arguments():
         GroupCamBlend(model, model.layer, 0)
     with pytest.raises(ValueError, match="groups must be at most"):
         GroupCamBlend(model, model.layer, 16, **BLUR)(X, LABELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_a_constant_map_everything_is_shown(dtype, monkeypatch):
+    """Though its mean may be larger by rounding."""
+    model, x = convolutional(dtype), X.to(dtype)
+    for value in torch.linspace(0.1, 1, 40):
+        maps = torch.full((5, 1, 8, 10), float(value), dtype=dtype)
+        monkeypatch.setattr(GroupCam, "attribute", lambda *_, m=maps, **__: m)
+        images, _ = GroupCamBlend(model, model.layer, 3, **BLUR)(x, LABELS)
+        assert torch.equal(images, x)

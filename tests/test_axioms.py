@@ -541,6 +541,89 @@ class TestOneByOne:
         assert torch.equal(place, places[n])
 
 
+def rounded(steps):
+    """Outputs that a batch's size moves by up to so many of the smallest steps."""
+
+    def move(y):
+        return y * (1 + steps * torch.finfo(y.dtype).eps / len(y))
+
+    return move
+
+
+class TestRounding:
+    """What a processor makes of an example's place in a batch is no difference."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("steps", [4, 40, 1000])
+    @pytest.mark.parametrize("n", [1, 3, 4])
+    def test_ablation_of_what_the_output_does_not_depend_on(self, dtype, steps, n):
+        """However deep the network: its rounding is seen where one example ran twice."""
+        model, move, x = network().to(dtype), rounded(steps), random(n, 2, 6, 6)
+        blind = Function(lambda x: move(1 + 0 * model(x)[:, 0]))
+        words = "the map is 0 for example.* without any one of the layer's channels"
+        with pytest.warns(UserWarning, match=words):
+            maps = explain(
+                "ablation-cam", blind, model.layer, x.to(dtype), internal_batch_size=7
+            )
+        assert (maps == 0).all()
+
+    @pytest.mark.parametrize(("dtype", "loss"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])  # fmt: skip
+    def test_ablation_keeps_small_losses(self, dtype, loss):
+        """Beside a large one, and alone."""
+        x = torch.ones(2, 2, 1, 1, dtype=dtype)
+        for large in (0.5, 0.0):
+            weights = torch.tensor([large, loss], dtype=dtype)
+            model = TwoPart(
+                nn.Identity(), Function(lambda A, w=weights: 1 + A[..., 0, 0] @ w)
+            )
+            maps = explain("ablation-cam", model, model.layer, x, **CHANNELS)
+            expected = (weights / (1 + large + loss)).view(1, 2, 1, 1).expand_as(maps)
+            close(maps, expected, 0.01, 0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_an_output_of_zero_but_for_rounding(self, dtype):
+        """Its map is 0, as that of y = 0 is."""
+        model = TwoPart(
+            nn.Identity(), Function(lambda A: A[:, 0, 0, 0] * 0.3 - A[:, 1, 0, 0] * 0.1)
+        )
+        x = torch.tensor([0.1, 0.3], dtype=dtype).view(1, 2, 1, 1)
+        for scale in (1, 7):
+            maps = explain("ablation-cam", model, model.layer, scale * x)
+            assert (maps == 0).all()
+
+    @pytest.mark.parametrize("name", ["group-cam", "score-cam"])
+    def test_constant_masks_and_gains(self, name):
+        """A feature map that varies by rounding alone masks nothing."""
+        noise, x = 1 + 1e-15 * random(1, 1, 4, 4), random(2, 2, 8, 8)
+        flat, model = Function(lambda x: 0 * x[:, :1, ::2, ::2] + noise), network()
+        forward = Function(lambda x: flat(x).sum((1, 2, 3)) + x.abs().sum((1, 2, 3)))
+        options = {"use_gradients": False, "groups": 1} if name == "group-cam" else {}
+        maps = explain(name, forward, flat, x, **options)
+        close(maps, torch.full_like(maps, float(name == "score-cam")), 1e-12, 0)
+        if name == "group-cam":
+            blind = Function(lambda x: rounded(8)(1 + 0 * model(x)[:, 0]))
+            maps = explain(name, blind, model.layer, x, use_gradients=False)
+            assert (maps == 0).all()
+
+    def test_x_grad_cam_of_channels_whose_sums_are_zero(self):
+        """Behind an instance normalisation they are, but for rounding."""
+        model = TwoPart(nn.InstanceNorm2d(3), Function(lambda A: (A**3).sum((1, 2, 3))))
+        for dtype in (torch.float32, torch.float64):
+            x = random(2, 3, 7, 9).to(dtype)
+            maps = explain("x-grad-cam", model, model.layer, x)
+            assert (maps == 0).all()
+
+    def test_selected_units_that_come_back(self):
+        """A(1) = A(0) but for rounding is no growth, though the integral is not 0."""
+        layer = Function(lambda x: torch.cat([0.01 + x * (x - 0.3), x], 1))
+        model = TwoPart(layer, Function(lambda A: A.prod(1).flatten(1).sum(1)))
+        x = torch.tensor([[[[0.1 + 0.2]]]], dtype=torch.float64)
+        options = {"weighting": "selected", "attr_dim_summation": False}
+        maps = explain("rsi-grad-cam", model, model.layer, x, **options)
+        assert conductance(model, x)[0, 0] > 0.004
+        assert maps[0, 0] == 0
+
+
 class TestPositiveScaling:
     """The map of c y is c^d times that of y, and a degree d of 0 sees no scale."""
 

@@ -1,12 +1,23 @@
 """One clear sentence for bad input: the argument, what came, the remedy."""
 
+import inspect
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution
 from torch import nn
 
-from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
+import captum_cams
+from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam, metrics
+from captum_cams.augmentation import GroupCamBlend
+from captum_cams.baselines import black, blurred, constant, neutral, uniform_noise
+from captum_cams.evaluation import evaluate
+from captum_cams.evaluation.protocols import parse_method
+from captum_cams.path import blur_path, quadrature, reparametrized
+from captum_cams.visualization import curves, overlay, panel
 from tests.models import Function, TwoPart, network, random
 
 PATH_METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
@@ -229,3 +240,229 @@ def test_layers_without_channels_or_positional_inputs(method):
         method(lambda x: layer(input=x).sum((1, 2, 3)), layer).attribute(
             X, attribute_to_layer_input=True
         )
+
+
+# What does not fit arguments of a kind. None may fit where it is the default.
+WORD, TWO, COMPLEX = "five", torch.tensor([1, 2]), 1j
+NAN, INF = float("nan"), float("inf")
+COUNT = [WORD, None, True, 2.5, 0, -1, [1], NAN, TWO, COMPLEX]
+NUMBER = [WORD, None, True, NAN, INF, -1, [0.5], TWO, COMPLEX]
+FLAG = [WORD, None, 2, [True], TWO]
+FUNCTION = [WORD, None, 3]
+CHOICE = [WORD, None, 3, ["signed"]]
+TENSOR = [WORD, None, 3, [[1.0]], X * COMPLEX]
+COLOR = [WORD, None, [WORD], NAN, [1, NAN], [1, 2, 3], COMPLEX, True]
+WORDS = [3, None, [], [3], NAN]
+PATH = [3, None, [WORD]]
+BASELINE = [WORD, [0.5], NAN, -INF, COMPLEX, X * NAN, X[:, :1], X * COMPLEX]
+CURVES = [WORD, 3, [X], {1: X}, {"a": [1.0]}]
+KINDS = [
+    (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
+    (COUNT, "internal_batch_size max_examples_per_batch"),
+    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs"),
+    (NUMBER, "eps lr top_fraction"),
+    (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
+    (FLAG, "return_convergence_delta return_alphas show_progress"),
+    (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
+    (CHOICE, "method weighting mode dataset protocol"),
+    (TENSOR, "inputs attributions images"),
+    (COLOR, "mean std value thresholds"),
+    (WORDS, "layers methods metrics similarity"),
+    (PATH, "root out weights labels"),
+    (BASELINE, "baselines black white"),
+    (CURVES, "deletion insertion"),
+]  # fmt: skip
+BAD = {
+    **{name: values for values, names in KINDS for name in names.split()},
+    "target": [WORD, 1.5, [0.5], [[0]], (0, WORD), TWO[:0], TWO.double(), COMPLEX, {}, 3],
+    "seed": [WORD, None, 2.5, True, TWO, 2**64],
+    "generator": [0, WORD],
+    "grad_kwargs": [WORD, True, ["retain_graph"]],
+    "device_ids": [0, WORD, [WORD]],
+    "layer": [WORD, None, [], [WORD]],
+    "model": [WORD, None, 3],
+    "grid_size": [*COUNT, 7, (1, 2, 3)],
+    "scales": [WORD, None, [], 50, [0], [WORD], [NAN]],
+    "regions": [WORD, None, 3, X, [X], [WORD]],
+    "size": [7, WORD, (6,), (6, 0), (6, WORD)],
+    "hits": [WORD, None, [1.0], X],
+    "categories": [WORD, None, [1], X],
+    "titles": [WORD, 3, ["one"], [1, 2]],
+    "boxes": [WORD, 3, [1, 2], torch.zeros(3, 4), torch.zeros(2, 5)],
+    "device": ["abacus", 1.5, [0]],
+    "split": [3, "1812-test"],
+    "reshape": [WORD, 3, [0.5]],
+}  # fmt: skip
+# Where more fits, or an argument of this name is of another kind.
+BUT = {
+    ("GroupCam.attribute", "denoise_percentile"): [v for v in NUMBER if v is not None],
+    ("GroupCamBlend", "confidence_func"): [WORD, 3],
+    ("randomization_check", "target"): [],  # the user's own
+    ("evaluate", "size"): COUNT,
+    ("evaluate", "model"): [3, [WORD]],
+    ("evaluate", "sanity_pictures"): [WORD, None, -1, 2.5],
+    ("evaluate", "mean"): [WORD, 0.5, [0.1, 0.2], [NAN, 0.1, 0.2]],
+    ("evaluate", "std"): [WORD, 0.5, [0.1, 0.2], [0, 0.1, 0.2]],
+}
+# The words for an argument that is passed on to what has another name for it.
+ALSO = {
+    "blur_kernel_size": "the blur's kernel size",
+    "kernel_size": "the blur's kernel size",
+    "blur_sigma": "the blur's sigma",
+    "sigma": "the blur's sigma",
+}
+
+
+def public():
+    """Every public callable, with arguments that fit and take little time."""
+    model, maps = network(), random(2, 1, 3, 3)
+    fits = {
+        "forward_func": model,
+        "layer": model.layer,
+        "inputs": X,
+        "baselines": 0,
+        "attributions": maps,
+        "target": 0,
+        "regions": torch.ones(2, 6, 6, dtype=torch.bool),
+        "thresholds": 0.5,
+        "hits": torch.ones(2),
+        "categories": TWO,
+        "explain": lambda model, x, target: maps,
+        "model": model,
+        "attribute": model,
+        "mean": 0,
+        "std": 1,
+        "value": 0,
+        "f": torch.square,
+        "images": torch.rand(2, 3, 6, 6),
+        "similarity": ["ssim"],
+        "kernel_size": 3,
+        "n_steps": 2,
+        "groups": 2,
+        "n_masks": 5,
+        "grid_size": 2,
+        "nt_samples": 2,
+    }
+    named = {
+        "panel": {"attributions": {"a": maps}},
+        "curves": {"deletion": {"a": torch.ones(2, 3)}},
+        "quadrature": {"method": "riemann_left"},
+        "evaluate": {
+            "model": None,
+            "mean": None,
+            "std": None,
+            "methods": "grad-cam",
+            "metrics": "heatmap_mean",
+            "limit": 1,
+            "protocol": "group-cam",
+        },
+    }
+    found = [getattr(captum_cams, name) for name in captum_cams.__all__]
+    methods = [kind for kind in found if isinstance(kind, type)]
+    made = [
+        kind(model, *[model.layer] * issubclass(kind, LayerAttribution))
+        for kind in methods
+    ]
+    functions = [getattr(metrics, name) for name in metrics.__all__]
+    named_functions = {
+        **{kind.__name__: kind for kind in methods},
+        **{f"{type(one).__name__}.attribute": one.attribute for one in made},
+        "LayerRSIGradCam.conductance": LayerRSIGradCam(model, model.layer).conductance,
+        **{f.__name__: f for f in functions if not isinstance(f, type)},
+        **{f.__name__: f for f in (blurred, black, constant, uniform_noise, neutral)},
+        **{f.__name__: f for f in (blur_path, quadrature, reparametrized)},
+        **{f.__name__: f for f in (overlay, panel, curves, GroupCamBlend, evaluate)},
+    }
+    for name, function in named_functions.items():
+        known = inspect.signature(function).parameters
+        fitting = {key: value for key, value in fits.items() if key in known}
+        yield name, function, fitting | named.get(name, {})
+
+
+PUBLIC = {name: (function, fitting) for name, function, fitting in public()}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_argument_of_everything_public(name, tmp_path):
+    """One sentence that names the argument; one that is not in the table fails."""
+    function, fitting = PUBLIC[name]
+    fitting = fitting | {"out": tmp_path} if name == "evaluate" else fitting
+    faults = []
+    for argument, parameter in inspect.signature(function).parameters.items():
+        if argument == "additional_forward_args":  # the model's own
+            continue
+        values = BUT[name, argument] if (name, argument) in BUT else BAD[argument]
+        for value in values:
+            if value is None and parameter.default is None:
+                continue
+            try:
+                function(**{**fitting, argument: value})
+            except (TypeError, ValueError) as error:
+                words = str(error)
+                named = argument in words or ALSO.get(argument, "?") in words
+                teaches = re.search("(must|is for) .*, got |cannot use device", words)
+                if not named or not teaches:
+                    faults.append(f"{argument} = {value}: {words}")
+            else:
+                faults.append(f"{argument} = {value} passes")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("LayerRSIGradCam.attribute", "tolerance", 0.25),
+        ("LayerRSIGradCam.attribute", "n_steps", 3),
+        ("LayerIntegratedGradCam.attribute", "tolerance", 0.25),
+        ("LayerSmoothGradCamPlusPlus.attribute", "stdevs", 0.25),
+        ("LayerSmoothGradCamPlusPlus.attribute", "seed", 3),
+        ("GroupCam.attribute", "denoise_percentile", 60.0),
+        ("GroupCam.attribute", "baselines", 0.5),
+        ("ScoreCam.attribute", "channel_fraction", 0.5),
+        ("Rise.attribute", "probability", 0.25),
+        ("Rise.attribute", "tolerance", 0.25),
+        ("average_drop", "top_fraction", 0.15),
+        ("pointing_game", "tolerance", 2.0),
+        ("normalize", "eps", 0.125),
+        ("blurred", "sigma", 2.0),
+        ("neutral", "lr", 0.5),
+        ("constant", "std", 0.5),
+    ],
+)
+def test_numbers_of_other_kinds_are_numbers(name, argument, value):
+    """Of numpy, tensors without axes, and fractions; 0.15 is the decimal."""
+    function, fitting = PUBLIC[name]
+
+    def result(number):
+        return function(**{**fitting, argument: number})
+
+    if isinstance(value, int):
+        kinds = [np.int64, np.int32, np.uint8, torch.tensor]
+    else:
+        kinds = [np.float64, np.float32, lambda number: Fraction(str(number))]
+        kinds += [lambda number: torch.tensor(number, dtype=torch.float64)]
+    expected = result(value)
+    for kind in kinds:
+        assert torch.equal(result(kind(value)), expected)
+
+
+def test_one_word_is_a_list_of_one(tmp_path):
+    """Of the evaluation's lists; the second run is the first one."""
+    settings = {"limit": 1, "protocol": "group-cam"}
+    one = {"methods": "grad-cam", "metrics": "heatmap_mean", "layers": "block4"}
+    expected = list(evaluate(tmp_path, **one, **settings))
+    several = {name: [word] for name, word in one.items()}
+    assert list(evaluate(tmp_path, **several, **settings)) == expected
+    with raises(ValueError, "protocol must be one of 'all', 'rsi', 'igc', 'group-cam'"):
+        evaluate(tmp_path, protocol=["group-cam"])
+    with raises(ValueError, "a method must be a name like 'grad-cam' or"):
+        parse_method(3)
+
+
+def test_one_similarity_is_a_list_of_one():
+    function, fitting = PUBLIC["randomization_check"]
+    plain = function(**fitting, layers=["head.0"])
+    word = function(**fitting | {"similarity": "ssim"}, layers=["head.0"])
+    assert torch.equal(plain["head.0"]["ssim"], word["head.0"]["ssim"])

@@ -1,16 +1,28 @@
 """Wherever Captum's classes work: its helpers, its targets, any kind of model."""
 
 import re
+from contextlib import suppress
 from functools import partial
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
-from captum.attr import DataLoaderAttribution, LayerAttribution, NoiseTunnel
+from captum._utils.common import _select_targets
+from captum.attr import (
+    DataLoaderAttribution,
+    LayerAttribution,
+    LayerGradCam,
+    LayerGradientXActivation,
+    NoiseTunnel,
+)
 from captum.attr import visualization as captums
 from captum.metrics import infidelity, sensitivity_max
 from matplotlib.figure import Figure
 from torch import nn
 
+from captum_cams import metrics
+from captum_cams.layer_eval import TargetOutput
 from captum_cams.masks import upsample
 from captum_cams.metrics import explanation_func
 from tests.methods import OURS, SMALL, WITH_LAYER, build, explain
@@ -147,6 +159,22 @@ class TestHelpers:
             DataLoaderAttribution(build(name, model, model.layer))
 
 
+def taken():
+    """Targets and outputs of which Captum selects one number for each example."""
+    shapes = [(3, 4), (1, 4), (3, 1), (1, 1), (3, 4, 1), (3, 4, 2), (1, 4, 2), (3,), (1,)]  # fmt: skip
+    one, three = torch.tensor(1), torch.tensor([2, 0, 3])
+    forms = [
+        None, 0, 2, -1, (), (1,), (-2,), (2, 1), (2, 0), (one,), (one[None], 1), (np.int64(1),),
+        one, one[None], one[None, None], -one[None, None, None], one.to(torch.uint8), one[None, None].int(),
+        three, three.int(), three.to(torch.int16), [0], [3], [2, 0, 3], [(1,)], [(2, 1)],
+        [(2, 1), (0, 0), (3, 1)], [(2,), (0,), (3,)], [(one,), (0,), (-1,)], [(), (), ()],
+    ]  # fmt: skip
+    for target, shape in product(forms, shapes):
+        with suppress(AssertionError, IndexError, RuntimeError):
+            if _select_targets(torch.zeros(shape), target).numel() == shape[0]:
+                yield target, shape
+
+
 class TestTargets:
     @pytest.mark.parametrize("name", OURS)
     @pytest.mark.parametrize(
@@ -193,6 +221,185 @@ class TestTargets:
             name, lambda x: model(x)[0, 1], model.layer, X[:1], internal_batch_size=1
         )
         close(alone, expected[:1])
+
+    @pytest.mark.parametrize(("target", "shape"), [*taken()], ids=str)
+    def test_what_captum_takes_is_taken_alike(self, target, shape):
+        output = random(*shape)
+        x = torch.zeros(len(output), 1)
+        y = TargetOutput(lambda x: output, (x,), target)((x,), torch.arange(len(x)))
+        assert torch.equal(y, _select_targets(output, target).flatten())
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            np.int64(2),
+            np.uint8(2),
+            [2],
+            [np.int64(2)] * 3,
+            [torch.tensor(2)] * 3,
+            [torch.tensor([2])] * 3,
+            [(2,), 2, torch.tensor(2)],
+            torch.full((3, 1), 2),
+            torch.full((3,), 2, dtype=torch.uint8),
+            torch.full((3,), -2),
+        ],
+        ids=str,
+    )
+    def test_what_is_clear_is_taken_where_captum_refuses(self, target):
+        output, x = random(3, 4), torch.zeros(3, 1)
+        with pytest.raises((AssertionError, RuntimeError, TypeError)):
+            _select_targets(output, target)
+        y = TargetOutput(lambda x: output, (x,), target)((x,), torch.arange(3))
+        assert torch.equal(y, output[:, 2])
+
+    @pytest.mark.parametrize(
+        ("target", "words"),
+        [
+            (torch.zeros(3, 2).long(), "or be of shape (3,) or (3, 1), got shape (3, 2)"),
+            (torch.zeros(1, 3).long(), "got shape (1, 3)"),
+            (torch.zeros(2).long(), "one index for all examples or one for each, 3, got 2"),
+            (torch.zeros(2, 1).long(), "one for each, 3, got 2"),
+            (torch.zeros(0).long(), "one for each, 3, got 0"),
+            ([], "one for each, 3, got 0"),
+            ([0, 1], "one for each, 3, got 2"),
+            (torch.ones(3), "target must hold integers, got torch.float32"),
+            (torch.tensor(1.0), "target must hold integers, got torch.float32"),
+            (torch.ones(3).bool(), "target must hold integers, got torch.bool"),
+            (torch.ones(3) * 1j, "target must hold integers, got torch.complex64"),
+            ([[0], [1], [2]], "a list of integers or tuples, got list"),
+            ([torch.zeros(2).long()] * 3, "got a tensor of shape (2,)"),
+            (np.arange(3), "got ndarray"),
+            ("cat", "got 'cat'"),
+            ((slice(0, 1),), "got tuple"),
+            ([(0,), (0, 1), (0,)], "the same number of axes for every example"),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_what_does_not_fit_is_told(self, target, words):
+        with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+            TargetOutput(lambda x: random(3, 4), (torch.zeros(3, 1),), target)
+
+    @pytest.mark.parametrize("name", OURS)
+    def test_the_best_class_of_a_batch(self, name):
+        """As topk gives it, for one example and for two."""
+        model = network()
+        best = model(X).topk(1).indices  # (2, 1)
+        maps = explain(name, model, model.layer, X, target=best)
+        close(maps, explain(name, model, model.layer, X, target=best[:, 0]))
+        close(explain(name, model, model.layer, X[:1], target=best[:1]), maps[:1])
+
+    @pytest.mark.parametrize(
+        "metric", [metrics.average_drop, metrics.increase_in_confidence, metrics.deletion_auc, metrics.insertion_auc, metrics.overall]
+    )  # fmt: skip
+    def test_the_best_class_in_metrics(self, metric):
+        model, maps = network(), random(2, 1, 3, 3)
+        best = model(X).topk(1).indices  # (2, 1)
+        values = metric(model, X, maps, 0, target=best)
+        assert torch.equal(values, metric(model, X, maps, 0, target=best[:, 0]))
+        alone = metric(model, X[:1], maps[:1], 0, target=best[:1])
+        close(alone, values[:1])
+
+
+class Text(nn.Module):
+    """Scores of words: an embedding, a convolution or attention, and a linear head."""
+
+    def __init__(self, attention=False):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.embedding = nn.Embedding(11, 6)
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.convolution = nn.Conv1d(6, 5, 3, padding=1)
+            self.head = nn.Linear(5, 3)
+        self.attends = attention
+        self.double().eval()
+
+    def forward(self, tokens, scale=1.0, mask=None):
+        words = self.embedding(tokens)  # (N, T, 6)
+        if self.attends:
+            words = self.attention(words, words, words, need_weights=False)[0]
+        features = self.convolution(words.transpose(1, 2)).tanh()  # (N, 5, T)
+        if mask is not None:
+            features = features * mask.unsqueeze(1)
+        return self.head(features.mean(2) * scale)
+
+
+TOKENS = torch.tensor([[1, 4, 0, 7, 2], [3, 3, 9, 10, 0], [8, 1, 5, 5, 6]])
+INTEGER = [
+    name
+    for name in OURS
+    if name in ("positive-grad-cam", "grad-cam-plus-plus", "x-grad-cam", "layer-cam", "hi-res-cam", "ablation-cam")
+]  # fmt: skip
+
+
+class TestIntegers:
+    """Tokens are looked up in a table; nothing but the layer is differentiated."""
+
+    @pytest.mark.parametrize("name", INTEGER)
+    @pytest.mark.parametrize("attention", [False, True])
+    @pytest.mark.parametrize("layer", ["embedding", "convolution"])
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+    def test_tokens(self, name, attention, layer, dtype):
+        """The same maps as of numbers that the model rounds itself, in any batch."""
+        model, target = Text(attention), torch.tensor([2, 0, 1])
+        mask = random(3, 5, seed=1).sigmoid()
+        options = {"target": target, "additional_forward_args": (0.5, mask)}
+        layer = getattr(model, layer)
+        expected = explain(
+            name, lambda x, *more: model(x.long(), *more), layer, TOKENS.double(),
+            **options,
+        )  # fmt: skip
+        for batch in (None, 1, 2):
+            maps = explain(
+                name, model, layer, TOKENS.to(dtype), internal_batch_size=batch, **options
+            )  # fmt: skip
+            close(maps, expected)
+
+    @pytest.mark.parametrize("layer", ["embedding", "convolution"])
+    def test_as_captum(self, layer):
+        model = Text()
+        with torch.no_grad():  # Grad-CAM of positive gradients is then Grad-CAM
+            model.head.weight.abs_()
+            model.convolution.weight.abs_()
+        layer = getattr(model, layer)
+        options = {"relu_attributions": True}
+        for batch in (None, 2):
+            ours = explain(
+                "positive-grad-cam", model, layer, TOKENS, target=1, internal_batch_size=batch
+            )  # fmt: skip
+            close(
+                ours,
+                LayerGradCam(model, layer).attribute(TOKENS, 1, **options).detach(),
+            )
+            ours = explain(
+                "hi-res-cam", model, layer, TOKENS, target=1, internal_batch_size=batch
+            )  # fmt: skip
+            parts = LayerGradientXActivation(model, layer).attribute(TOKENS, 1)
+            close(ours, parts.detach().sum(1, keepdim=True).relu())
+
+    @pytest.mark.parametrize("name", INTEGER)
+    def test_yes_and_no_and_mixed_inputs(self, name):
+        model, words = network(), Text()
+        yes = X > 0
+        maps = explain(name, lambda x: model(x.double()), model.layer, yes, target=BOTH)
+        close(maps, explain(name, model, model.layer, yes.double(), target=BOTH))
+        maps = explain(
+            name, lambda x, t: model(x) * words(t), model.layer, (X, TOKENS[:2]),
+            target=BOTH,
+        )  # fmt: skip
+        assert maps.isfinite().all() and maps.shape == (2, 1, 3, 3)
+
+    @pytest.mark.parametrize("name", [name for name in OURS if name not in INTEGER])
+    def test_paths_masks_and_noise_need_numbers_between(self, name):
+        model = Text()
+        words = "inputs must be of a floating dtype, got torch.int64.*token ids"
+        with pytest.raises(TypeError, match=words):
+            explain(name, model, model.convolution, TOKENS, target=0)
+
+    @pytest.mark.parametrize("name", INTEGER)
+    def test_complex_numbers_are_none(self, name):
+        with pytest.raises(TypeError, match="inputs must hold real numbers"):
+            explain(name, network(), network().layer, X * 1j, target=0)
 
 
 class TestForwardFunctions:

@@ -401,3 +401,13 @@ def test_errors_of_single_metrics():
         call(deletion_curve, n_steps=0)
     with pytest.raises(ValueError, match="needs sides of at least 26 pixels"):
         call(deletion_curve, baselines=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_a_map_that_hides_nothing_changes_nothing(dtype, batch):
+    """Both outputs come from the same places of batches of the same size."""
+    model, x = network(gain=3.0).to(dtype), random(5, 2, 6, 6).to(dtype)
+    options = {"top_fraction": 1.0, "max_examples_per_batch": batch, "target": 0}
+    for metric in (increase_in_confidence, average_drop):
+        assert (metric(model, x, random(5, 1, 3, 3), **options) == 0).all()

@@ -41,6 +41,14 @@ def test_a_flat_map_is_zero_and_dark(dtype, eps, value):
     assert heatmap_mean(maps).tolist() == [value, value]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1e-8, 1e-60])
+def test_a_map_that_is_flat_but_for_rounding_is_flat(dtype, eps):
+    maps = 3 * (1 + torch.finfo(dtype).eps * torch.arange(8, dtype=dtype).view(2, 1, 4))
+    assert (normalize(maps, eps) == 0).all()
+    assert dark_heatmaps(maps, eps).tolist() == [1, 1]
+
+
 def test_the_smallest_half_is_not_dark():
     maps = torch.tensor([[0.0, 6e-8]], dtype=torch.float16)
     assert dark_heatmaps(maps).tolist() == [0]

@@ -12,13 +12,17 @@ from torch.nn import Module
 from captum_cams._captum import BaselineType, TargetType
 from captum_cams._checks import (
     check_baselines,
+    check_callable,
     check_choice,
+    check_device_ids,
     check_finite,
+    check_flags,
+    check_grad_kwargs,
     check_inputs,
     check_layer,
+    check_number,
     check_one_layer,
     check_one_tensor,
-    check_path_tolerance,
     check_range,
     check_transform,
 )
@@ -29,7 +33,7 @@ from captum_cams.layer_eval import (
     along,
     walks,
 )
-from captum_cams.masks import blend, spatial_axes, upsample
+from captum_cams.masks import blend, difference, spatial_axes, upsample
 from captum_cams.path import (
     IntervalRule,
     Path,
@@ -42,9 +46,6 @@ from captum_cams.reshape import Transform
 from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 Result = TypeVar("Result")
-
-# Growth of an output by so many of its dtype's smallest steps may be rounding.
-_ROUNDING = 2
 
 
 def precise(tensor: Tensor) -> torch.dtype:
@@ -62,6 +63,11 @@ def pool(maps: Tensor) -> Tensor:
     r"""Mean over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
     axes = spatial_axes(maps)
     return maps.mean(axes, keepdim=True, dtype=precise(maps)) if axes else maps
+
+
+def divide(numerator: Tensor | float, denominator: Tensor, noise: Tensor) -> Tensor:
+    """Their quotient, 0 where the denominator is no more than rounding leaves of 0."""
+    return torch.where(denominator.abs() <= noise, 0, numerator / denominator)
 
 
 def combine(weights: Tensor, maps: Tensor, *, relu: bool, summation: bool) -> Tensor:
@@ -115,7 +121,9 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         *,
         reshape_transform: Transform | None = None,
     ) -> None:
+        check_callable("forward_func", forward_func)
         check_layer(layer)
+        check_device_ids(device_ids)
         check_transform(reshape_transform)
         module: Any = layer  # Captum's type variable knows no union
         LayerAttribution.__init__(self, forward_func, module, device_ids)
@@ -129,6 +137,8 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None = None,
     ) -> LayerEvaluator:
         """The layer where `output` is asked for."""
+        check_flags(attribute_to_layer_input=attribute_to_layer_input)
+        check_grad_kwargs(grad_kwargs)
         return LayerEvaluator(
             output,
             self.layer,
@@ -186,6 +196,16 @@ class PathCamAttribution(CamAttribution):
         show_progress: bool,
     ) -> tuple[LayerEvaluator, Iterator[Walk]]:
         """The layer along the path: at `alphas`, or where a tolerance asks for it."""
+        check_callable("path", path, remedy="; captum_cams.path holds some")
+        check_flags(show_progress=show_progress)
+        if tolerance is not None:
+            tolerance = check_number(
+                "tolerance",
+                tolerance,
+                "(0, inf)",
+                expected="be finite and above 0",
+                none="for equal steps",
+            )
         ends = check_inputs(inputs)
         starts = check_baselines(baselines, ends)
         evaluator = self._evaluator(
@@ -215,7 +235,7 @@ class PathCamAttribution(CamAttribution):
             points,
             partial(sketch, evaluator),
             num_examples,
-            check_path_tolerance(tolerance),
+            tolerance,
             n_steps,
             chunk,
             # No shorter than what the inputs' dtype can tell apart.
@@ -271,9 +291,7 @@ def completeness(
 
 def changes(before: Evaluation, after: Evaluation) -> Tensor:
     """Growth of the output over an interval, (n,); 0 if it may be mere rounding."""
-    y0, y1 = before.outputs, after.outputs
-    rounding = _ROUNDING * torch.finfo(y1.dtype).eps * torch.maximum(y0.abs(), y1.abs())
-    return torch.where((y1 - y0).abs() > rounding, y1 - y0, 0)
+    return difference(after.outputs, before.outputs)
 
 
 def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) -> Any:
@@ -318,7 +336,7 @@ def gains(
     Confidence of each masked input less that of its baseline.
 
     A mask is enlarged when its turn comes. One that is 0 everywhere leaves the
-    baseline and gains 0 without a pass.
+    baseline and gains 0 without a pass. Gains that may be rounding are 0.
 
     Args:
         confidence (TargetOutput): The output that is to gain.
@@ -354,4 +372,4 @@ def gains(
     check_finite("forward_func's output", outputs, examples[n])
     scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
     scores[n, r] = outputs
-    return scores[:, 1:] - scores[:, :1]
+    return difference(scores[:, 1:], scores[:, :1])

@@ -8,9 +8,16 @@ from torch.nn import DataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_inputs, check_range
-from captum_cams.attr._cam import OneLayerCamAttribution, combine, only, precise
+from captum_cams._checks import check_flags, check_inputs, check_range
+from captum_cams.attr._cam import (
+    OneLayerCamAttribution,
+    combine,
+    divide,
+    only,
+    precise,
+)
 from captum_cams.layer_ablation import outputs_without
+from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
@@ -26,7 +33,8 @@ class LayerAblationCam(OneLayerCamAttribution):
 
     where :math:`y_k` is the output with all units of :math:`A^k` set to 0.
     The output should be positive, such as a probability: a negative :math:`y` turns
-    the map's sign. For :math:`y = 0` the map is 0.
+    the map's sign. For :math:`y = 0` the map is 0. What rounding alone may make of
+    an output, whose last digits depend on the other examples of a batch, is no loss.
 
     Feature maps that are 0 everywhere have weight 0 without a pass.
 
@@ -73,7 +81,7 @@ class LayerAblationCam(OneLayerCamAttribution):
 
         Args:
             inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
-                axis, of a floating dtype.
+                axis, also of integers, such as token ids.
             target (int, tuple, Tensor or list, optional): Index of the output to
                 explain, one for all examples or one for each. Default: None, for one
                 output an example
@@ -96,7 +104,12 @@ class LayerAblationCam(OneLayerCamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, gives several tensors, or its activations are not finite.
         """
-        ends = check_inputs(inputs)
+        check_flags(
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            show_progress=show_progress,
+        )
+        ends = check_inputs(inputs, integers=True)
         # Its hook counts the rows of a batch, which replicas would share among them.
         model: Any = self.forward_func
         model = model.module if isinstance(model, DataParallel) else model
@@ -109,6 +122,7 @@ class LayerAblationCam(OneLayerCamAttribution):
             for examples in torch.split(torch.arange(len(ends[0])), chunk):
                 points = tuple(x[examples] for x in ends)
                 activations = only(evaluator.activations(points, examples))
+                first = evaluator.outputs  # y in another batch than below, (n,)
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
                 n, k = present.nonzero(as_tuple=True)
@@ -121,12 +135,14 @@ class LayerAblationCam(OneLayerCamAttribution):
                     chunk,
                     bar,
                 )
-                outputs = outputs.to(precise(outputs))
                 y = outputs[: len(examples), None]  # (n, 1)
                 without = y.repeat(1, present.shape[1])  # y_k, (n, K)
                 without[n, k] = outputs[len(examples) :]
-                evaluator.hear(examples, (without != y).any(1))
-                weights = torch.where(y == 0, 0, (y - without) / y)  # w
+                noise = _noise(y, without, first[:, None]).to(precise(y))  # (n, 1)
+                losses = y.to(noise) - without.to(noise)  # (n, K)
+                losses = torch.where(losses.abs() > noise, losses, 0)
+                evaluator.hear(examples, (losses != 0).any(1))
+                weights = divide(losses, y.to(noise), noise)  # w
                 maps.append(
                     combine(
                         weights.view(*weights.shape, *[1] * (activations.dim() - 2)),
@@ -137,3 +153,19 @@ class LayerAblationCam(OneLayerCamAttribution):
                 )
         evaluator.tell("the output is the same without any one of the layer's channels")
         return check_range(torch.cat(maps))
+
+
+def _noise(y: Tensor, without: Tensor, again: Tensor) -> Tensor:
+    """
+    What rounding may make of the output, (n, 1).
+
+    Args:
+        y (Tensor): The output, (n, 1).
+        without (Tensor): The output without each of the channels, (n, K).
+        again (Tensor): The output as another batch gave it, (n, 1). How far it is off
+            tells how far rounding goes in this very model; what goes further is chance.
+    """
+    largest = torch.cat([y, without], 1).abs().amax(1, keepdim=True)  # (n, 1)
+    most = torch.finfo(y.dtype).eps ** 0.5 * largest
+    seen = torch.minimum(4 * (y - again).abs(), most)
+    return torch.maximum(rounding(largest), seen)

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_inputs
+from captum_cams._checks import check_flags, check_inputs
 from captum_cams.attr._cam import (
     CamAttribution,
     combine,
     concatenate,
+    divide,
     pool,
     precise,
     total,
 )
+from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
@@ -56,7 +58,7 @@ class GradientCamAttribution(CamAttribution, ABC):
 
         Args:
             inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
-                axis, of a floating dtype.
+                axis, also of integers, such as token ids.
             target (int, tuple, Tensor or list, optional): Index of the output to
                 explain, one for all examples or one for each; tuples for outputs of
                 more than two axes. Default: None, for one output an example
@@ -81,7 +83,10 @@ class GradientCamAttribution(CamAttribution, ABC):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        ends = check_inputs(inputs)
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
+        ends = check_inputs(inputs, integers=True)
         evaluator = self._evaluator(
             TargetOutput(self.forward_func, ends, target, additional_forward_args),
             attribute_to_layer_input,
@@ -177,8 +182,9 @@ class LayerGradCamPlusPlus(GradientCamAttribution):
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The alpha-weighted sum of the positive gradients."""
         # alpha g without powers of g, which underflow and overflow: 1 / (2 / g + sum A)
-        positive = gradients.relu()
-        return total(_divide(1, 2 / positive + total(activations)))
+        twice, sums = 2 / gradients.relu(), total(activations)
+        noise = rounding(torch.maximum(twice, sums.abs()))  # (n, K, *spatial)
+        return total(divide(1, twice + sums, noise))
 
 
 class LayerXGradCam(GradientCamAttribution):
@@ -193,8 +199,8 @@ class LayerXGradCam(GradientCamAttribution):
             \frac{\partial y}{\partial A_{kij}}, \qquad
         \mathrm{map} = \mathrm{ReLU} \sum_k w_k A^k.
 
-    The weight of a channel whose sum is 0 is 0; the method is made for
-    layers behind a ReLU, whose sums are 0 for dead channels alone.
+    The weight of a channel whose sum is 0, up to rounding, is 0; the method is made
+    for layers behind a ReLU, whose sums are 0 for dead channels alone.
 
     Source: R. Fu, Q. Hu, X. Dong, Y. Guo, Y. Gao, B. Li, "Axiom-based Grad-CAM: Towards
     Accurate Visualization and Explanation of CNNs", BMVC 2020,
@@ -211,7 +217,8 @@ class LayerXGradCam(GradientCamAttribution):
 
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The mean of the gradients, weighted by the activations."""
-        return _divide(total(activations * gradients), total(activations))
+        noise = total(rounding(activations))  # (n, K, 1, ...)
+        return divide(total(activations * gradients), total(activations), noise)
 
 
 class LayerCam(GradientCamAttribution):
@@ -275,8 +282,3 @@ class LayerHiResCam(GradientCamAttribution):
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """Each unit's gradient."""
         return gradients
-
-
-def _divide(numerator: Tensor | float, denominator: Tensor) -> Tensor:
-    """Their quotient, 0 where the denominator is."""
-    return torch.where(denominator == 0, 0, numerator / denominator)

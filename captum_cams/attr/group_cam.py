@@ -10,10 +10,13 @@ from tqdm import tqdm
 from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
+    check_callable,
     check_count,
+    check_flags,
     check_groups,
     check_inputs,
-    check_percentile,
+    check_kernel,
+    check_number,
     check_range,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
@@ -150,7 +153,20 @@ class GroupCam(OneLayerCamAttribution):
                 activations are not finite.
         """
         groups = check_count("groups", groups)
-        check_percentile("denoise_percentile", denoise_percentile)
+        if denoise_percentile is not None:
+            denoise_percentile = check_number(
+                "denoise_percentile",
+                denoise_percentile,
+                "[0, 100]",
+                none="for no de-noising",
+            )
+        blur_kernel_size, blur_sigma = check_kernel(blur_kernel_size, blur_sigma)
+        check_callable("confidence_func", confidence_func, optional=True)
+        check_flags(
+            use_gradients=use_gradients,
+            relu_attributions=relu_attributions,
+            show_progress=show_progress,
+        )
         ends = check_inputs(inputs)
         starts = None if baselines is None else check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)

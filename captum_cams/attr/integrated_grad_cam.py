@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_count, check_nodes
+from captum_cams._checks import check_count, check_flags, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
     changes,
@@ -173,7 +173,13 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 reached, or its activations are not finite.
         """
         rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
-        check_nodes(check_count("n_steps", n_steps), rule)
+        n_steps = check_count("n_steps", n_steps)
+        check_nodes(n_steps, rule)
+        check_flags(
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            return_alphas=return_alphas,
+        )
         over_intervals = tolerance is not None or rule == "logistic_trapezoid"
         alphas, weights = quadrature(
             "riemann_trapezoid" if over_intervals else rule, n_steps

@@ -12,13 +12,15 @@ from tqdm import tqdm
 from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
+    check_callable,
     check_count,
     check_finite,
+    check_flags,
+    check_generator,
     check_grid,
     check_inputs,
+    check_number,
     check_pictures,
-    check_positive,
-    check_probability,
     check_range,
 )
 from captum_cams.attr._cam import precise
@@ -67,6 +69,7 @@ class Rise(PerturbationAttribution):
     forward_func: Callable[..., Any]
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
+        check_callable("forward_func", forward_func)
         super().__init__(forward_func)
 
     @log_usage(part_of_slo=True)
@@ -135,9 +138,11 @@ class Rise(PerturbationAttribution):
             UserWarning: If some example does not reach `tolerance`.
         """
         n_masks = check_count("n_masks", n_masks)
-        check_probability("probability", probability)
+        probability = check_number("probability", probability, "(0, 1)")
+        check_generator(generator)
         if tolerance is not None:
-            check_positive("tolerance", tolerance)
+            tolerance = check_number("tolerance", tolerance, "(0, inf)")
+        check_flags(show_progress=show_progress)
         ends = check_inputs(inputs)
         check_pictures(ends)
         grid = check_grid(grid_size, [x.shape[2:] for x in ends])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import check_choice, check_count
+from captum_cams._checks import check_choice, check_count, check_flags
 from captum_cams.attr._cam import (
     PathCamAttribution,
     changes,
@@ -22,6 +22,7 @@ from captum_cams.attr._cam import (
     slopes,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
+from captum_cams.masks import difference
 from captum_cams.path import (
     INTERVAL_RULES,
     IntervalRule,
@@ -216,6 +217,9 @@ class LayerRSIGradCam(PathCamAttribution):
                 reached, or its activations are not finite.
         """
         check_choice("weighting", weighting, WEIGHTINGS)
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
 
         def explain(integral: _Integral) -> list[Tensor]:
             return [
@@ -339,8 +343,13 @@ class LayerRSIGradCam(PathCamAttribution):
         show_progress: bool,
     ) -> Any:
         """What `explain` makes of the integral along each path, put together."""
+        check_flags(
+            return_convergence_delta=return_convergence_delta,
+            return_alphas=return_alphas,
+        )
+        n_steps = check_count("n_steps", n_steps)
         rule = interval_rule(method, INTERVAL_RULES, tolerance)
-        alphas, _ = quadrature("riemann_trapezoid", check_count("n_steps", n_steps))
+        alphas, _ = quadrature("riemann_trapezoid", n_steps)
         evaluator, walks = self._walks(
             partial(_sketch, rule, positive_gradients),
             alphas,
@@ -426,5 +435,6 @@ def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> T
     if weighting == "positive":
         return units.relu()
     if weighting == "selected":
-        return torch.where((end > 0) & (units > 0) & (end > start), units, 0)
+        grew = difference(end, start) > 0
+        return torch.where((end > 0) & (units > 0) & grew, units, 0)
     return units

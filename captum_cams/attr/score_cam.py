@@ -10,8 +10,9 @@ from tqdm import tqdm
 from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
-    check_fraction,
+    check_flags,
     check_inputs,
+    check_number,
     check_range,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
@@ -119,7 +120,11 @@ class ScoreCam(OneLayerCamAttribution):
                 reached, gives what cannot be feature maps of the input, or its
                 activations are not finite.
         """
-        check_fraction("channel_fraction", channel_fraction)
+        if channel_fraction is not None:
+            channel_fraction = check_number(
+                "channel_fraction", channel_fraction, "(0, 1]", none=""
+            )
+        check_flags(relu_attributions=relu_attributions, show_progress=show_progress)
         ends = check_inputs(inputs)
         starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)

@@ -6,8 +6,22 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import check_count, check_inputs, check_not_negative
-from captum_cams.attr._cam import CamAttribution, combine, concatenate, precise, total
+from captum_cams._checks import (
+    check_count,
+    check_flags,
+    check_inputs,
+    check_number,
+    check_seed,
+)
+from captum_cams.attr._cam import (
+    CamAttribution,
+    combine,
+    concatenate,
+    divide,
+    precise,
+    total,
+)
+from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
@@ -108,8 +122,12 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        check_count("nt_samples", nt_samples)
-        check_not_negative("stdevs", stdevs)
+        nt_samples = check_count("nt_samples", nt_samples)
+        stdevs = check_number("stdevs", stdevs, "[0, inf)")
+        seed = check_seed(seed)
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
         ends = check_inputs(inputs)
         evaluator = self._evaluator(
             TargetOutput(self.forward_func, ends, target, additional_forward_args),
@@ -159,6 +177,7 @@ def _largest(gradients: Tensor) -> Tensor:
 
 def _weights(A: Tensor, unit: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
     """The alpha-weighted sum of the positive mean gradients, (n, K, 1, ...)."""
-    denominator = 2 * D2 + unit * total(A) * D3
-    alphas = torch.where(denominator == 0, 0, D2 / denominator)
+    cubes = unit * total(A) * D3  # (n, K, *spatial)
+    noise = rounding(torch.maximum(2 * D2, cubes.abs()))
+    alphas = divide(D2, 2 * D2 + cubes, noise)
     return unit * total(alphas * D1.relu())

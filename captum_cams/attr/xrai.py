@@ -14,12 +14,15 @@ from captum_cams._captum import TargetType, log_usage
 from captum_cams._checks import (
     check_baselines,
     check_black_and_white,
+    check_callable,
     check_choice,
     check_count,
+    check_flags,
     check_inputs,
     check_nodes,
     check_recording,
     check_rgb,
+    check_scales,
 )
 from captum_cams.path import quadrature, straight_line
 from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
@@ -76,6 +79,7 @@ class Xrai(Attribution):
     forward_func: Callable[..., Any]
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
+        check_callable("forward_func", forward_func)
         super().__init__(forward_func)
 
     @log_usage(part_of_slo=True)
@@ -135,10 +139,15 @@ class Xrai(Attribution):
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
         check_nodes(n_steps)  # the rule of Captum's IntegratedGradients
+        check_scales(scales)
+        check_flags(show_progress=show_progress)
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
         pictures = check_rgb(ends)
-        colours = [check_baselines(colour, ends)[0] for colour in (black, white)]
+        colours = [
+            check_baselines(colour, ends, f"{name} baselines")[0]
+            for name, colour in (("black", black), ("white", white))
+        ]
         check_black_and_white(*colours)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         chunk = chunk_rows(ends, internal_batch_size)

@@ -325,6 +325,11 @@ def _load_weights(network: Network, path: str) -> None:
         ) from error
 
 
+_UNKNOWN_RESHAPE = (
+    "--reshape must be vit_tokens, channels_last or module:callable, got {!r}"
+)
+
+
 def load_transform(reshape: str | Transform | None) -> Transform | None:
     """
     What makes feature maps of a layer's output.
@@ -339,6 +344,8 @@ def load_transform(reshape: str | Transform | None) -> Transform | None:
     """
     if reshape is None or callable(reshape):
         return reshape
+    if not isinstance(reshape, str):
+        raise UserError(_UNKNOWN_RESHAPE.format(reshape))
     if ":" in reshape and "(" not in reshape:
         try:
             transform: Any = _imported(reshape)
@@ -358,10 +365,7 @@ def load_transform(reshape: str | Transform | None) -> Transform | None:
         "channels_last": channels_last,
     }
     if arguments is None or name not in known:
-        raise UserError(
-            "--reshape must be vit_tokens, channels_last or module:callable, got "
-            f"{reshape!r}"
-        )
+        raise UserError(_UNKNOWN_RESHAPE.format(reshape))
     parameters = inspect.signature(known[name]).parameters
     for key in arguments:
         if key not in parameters:

@@ -122,6 +122,11 @@ def parse_method(text: str) -> Spec:
     Raises:
         UserError: If there is no such method, or the arguments are not literals.
     """
+    if not isinstance(text, str):
+        raise UserError(
+            "a method must be a name like 'grad-cam' or 'group-cam(groups=8)', got "
+            f"{text!r}"
+        )
     name, arguments = parse_call(text)
     if name not in METHODS:
         raise UserError(f"there is no method {name!r}; {closest(name, METHODS)}")

@@ -17,7 +17,17 @@ from torch import Tensor
 from torch.nn import Module
 from tqdm import tqdm
 
-from captum_cams._checks import UserError, check_choice, check_count, check_not_negative
+from captum_cams._checks import (
+    UserError,
+    check_choice,
+    check_colors,
+    check_count,
+    check_file,
+    check_flags,
+    check_model_or_name,
+    check_seed,
+    check_words,
+)
 from captum_cams.evaluation import figures, protocols, report, tables
 from captum_cams.evaluation.datasets import Sample, open_dataset
 from captum_cams.evaluation.networks import (
@@ -101,14 +111,14 @@ def evaluate(
             the network of the examples
         weights (str or Path, optional): A file with the model's state dict, or
             ``"DEFAULT"`` for torchvision's. Default: None, as the model is built
-        layers (sequence of str, optional): Dotted names. Default: None, the last layer
-            that can give feature maps of the pictures and on whose places the scores
-            depend; of the network of the examples ``block4``
+        layers (sequence of str, optional): Dotted names, or one. Default: None, the
+            last layer that can give feature maps of the pictures and on whose places
+            the scores depend; of the network of the examples ``block4``
         methods (sequence of str, optional): Of the registry, with arguments where
-            wanted, such as ``"group-cam(groups=8)"``, for all protocols. Default:
-            None, those of each protocol
+            wanted, such as ``"group-cam(groups=8)"``, for all protocols; or one.
+            Default: None, those of each protocol
         metrics (sequence of str, optional): Of `protocols.ALL_METRICS`, for all
-            protocols. Default: None, those of each protocol
+            protocols; or one. Default: None, those of each protocol
         reshape (str or Callable, optional): What makes feature maps (N, K, h, w) of
             the layers' output: ``"vit_tokens"`` or ``"channels_last"`` of
             :mod:`captum_cams.reshape`, with arguments where wanted, such as
@@ -154,13 +164,29 @@ def evaluate(
         >>> len(energy)
         2
     """
+    check_file("out", out)
+    for name, file in (("root", root), ("weights", weights), ("labels", labels)):
+        if file is not None:
+            check_file(name, file)
+    check_model_or_name(model)
+    if layers is not None:
+        layers = check_words("layers", layers)
+    if methods is not None:
+        methods = check_words("methods", methods)
+    if metrics is not None:
+        metrics = check_words("metrics", metrics)
+    if size is not None:
+        size = check_count("size", size)
+    check_colors("mean", mean)
+    check_colors("std", std)
+    seed = check_seed(seed)
+    check_flags(show_progress=show_progress)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {out}: {error.strerror}") from error
     check_choice("protocol", protocol, ("all", *PROTOCOLS))
-    check_not_negative("sanity_pictures", sanity_pictures)
     if limit is not None:
         limit = check_count("limit", limit)
     transform = load_transform(reshape)
@@ -173,10 +199,10 @@ def evaluate(
         "model": type(model).__name__ if isinstance(model, Module) else model,
         "weights": None if weights is None else str(weights),
         "protocol": protocol,
-        "methods": None if methods is None else list(methods),
-        "metrics": None if metrics is None else list(metrics),
+        "methods": methods,
+        "metrics": metrics,
         "batch_size": check_count("batch_size", batch_size),
-        "sanity_pictures": int(sanity_pictures),
+        "sanity_pictures": check_count("sanity_pictures", sanity_pictures, 0),
         "seed": seed,
     }
     with _processes(device) as team, _one_thread(team.device):
@@ -231,7 +257,7 @@ def _processes(device: str | torch.device | None) -> Iterator[_Team]:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local)
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot use device {device}: {brief(error)}") from error
     own = (
         torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import log_usage
-from captum_cams.masks import spatial_axes, upsample
+from captum_cams.masks import difference, spatial_axes, upsample
 
 _P = ParamSpec("_P")
 _R_co = TypeVar("_R_co", covariant=True)
@@ -42,7 +42,8 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     axes = spatial_axes(maps)
     low, high = maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
     # Rounding errors of the interpolation are not to be ranked or normalised.
-    return torch.where(high > low, upsample(maps, size), low)  # (N, 1, *size)
+    varied = difference(high, low) > 0  # (N, 1, 1, ...)
+    return torch.where(varied, upsample(maps, size), low)  # (N, 1, *size)
 
 
 def only_finite(values: Tensor, maps: Tensor) -> Tensor:

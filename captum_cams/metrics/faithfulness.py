@@ -16,10 +16,11 @@ from torch import Tensor
 from captum_cams._captum import BaselineType, TargetType
 from captum_cams._checks import (
     check_baselines,
+    check_callable,
     check_count,
-    check_fraction,
     check_inputs,
     check_maps,
+    check_number,
 )
 from captum_cams.baselines import blurred
 from captum_cams.masks import blend, descending_places, min_max
@@ -175,6 +176,8 @@ def increase_in_confidence(
         ),
         top_fraction,
     )
+    # Both come from the same places of batches of the same size: where the map hides
+    # nothing, rounding cannot tell them apart.
     broken = whole.isnan() | explained.isnan()
     return torch.where(broken, torch.nan, (explained > whole).to(whole))
 
@@ -534,6 +537,7 @@ def _examples(
     max_examples_per_batch: int | None,
     default_baseline: Callable[[Tensor], Tensor],
 ) -> _Examples:
+    check_callable("forward_func", forward_func)
     if max_examples_per_batch is not None:
         check_count("max_examples_per_batch", max_examples_per_batch)
     ends = check_inputs(inputs)
@@ -552,7 +556,8 @@ def _confidences(
     examples: _Examples, top_fraction: float | None
 ) -> tuple[Tensor, Tensor]:
     """Y at the inputs and O at the explanation maps, (N,) each."""
-    check_fraction("top_fraction", top_fraction)
+    if top_fraction is not None:
+        top_fraction = check_number("top_fraction", top_fraction, "(0, 1]", none="")
     N = len(examples.inputs[0])
 
     def explanation(x: Tensor, baseline: Tensor, maps: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captum_cams._checks import (
     check_boxes,
-    check_distance,
     check_hits,
     check_map,
+    check_number,
+    check_numbers,
     check_region_masks,
     check_thresholds,
 )
@@ -164,9 +165,9 @@ def box_overlap(
         tensor([[0.3333, 0.5000, 1.0000]])
     """
     maps, inside = _aligned(attributions, regions, size)
-    at = torch.as_tensor(thresholds, dtype=maps.dtype)  # () or (T,)
+    at = check_numbers("thresholds", thresholds)  # () or (T,)
     check_thresholds("thresholds", at)
-    at = at.to(maps.device)
+    at = at.to(maps)
     box = inside.flatten(2)  # (N, 1, pixels)
     salient = min_max(maps).flatten(2) > at.view(-1, 1)  # (N, T, pixels)
 
@@ -218,7 +219,9 @@ def pointing_game(
         >>> pointing_game(maps, region), pointing_game(maps, region, tolerance=2)
         (tensor([0.]), tensor([1.]))
     """
-    check_distance("tolerance", tolerance)
+    tolerance = check_number(
+        "tolerance", tolerance, "[0, inf)", expected="be 0 or more pixels"
+    )
     maps, inside = _aligned(attributions, regions, size)
     spatial = maps.shape[2:]
     largest = torch.unravel_index(maps.flatten(1).argmax(1), spatial)  # (N,) each
@@ -273,6 +276,7 @@ def pointing_accuracy(hits: Tensor, categories: Tensor) -> PointingAccuracy:
     names, place, counts = torch.unique(
         categories.to(hits.device), return_inverse=True, return_counts=True
     )  # (C,), (N,), (C,)
+    hits = hits.to(torch.promote_types(hits.dtype, torch.float32))
     sums = hits.new_zeros(len(names)).index_add_(0, place, hits)  # (C,)
     accuracies = sums / counts
     return PointingAccuracy(names, accuracies, accuracies.mean())
@@ -287,9 +291,8 @@ def _aligned(
         maps = check_map(attributions, regions.shape[0], regions.dim() - 1)
         inside = regions.to(maps.device)  # (N, *spatial)
     else:
-        boxes = check_boxes(regions, size)
+        boxes, (height, width) = check_boxes(regions, size)
         maps = check_map(attributions, len(boxes), 2)
-        height, width = size or ()
         inside = _united(boxes, height, width, maps)  # (N, H, W)
     # One broken value breaks its whole map: upsampling could step over it.
     maps = only_finite(maps, maps)

@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams._checks import (
+    check_callable,
     check_choice,
     check_explanation,
     check_inputs,
     check_layer_names,
     check_map,
+    check_model,
     check_resettable,
+    check_seed,
+    check_words,
 )
 from captum_cams.masks import min_max
 from captum_cams.metrics._metric import metric, only_finite
@@ -95,7 +99,11 @@ def randomization_check(
         >>> list(likeness), likeness["block5"]["ssim"].shape
         (['linear', 'block5'], torch.Size([2]))
     """
+    check_callable("explain", explain)
+    check_model(model)
     check_choice("mode", mode, ("cascading", "independent"))
+    seed = check_seed(seed)
+    similarity = check_words("similarity", similarity)
     for name in similarity:
         check_choice("similarity", name, _SIMILARITIES)
     x = check_inputs(inputs)[0]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_cams._checks import check_any_maps, check_positive
+from captum_cams._checks import check_any_maps, check_callable, check_number
+from captum_cams.masks import difference
 from captum_cams.metrics._metric import metric, only_finite
 
 
@@ -41,10 +42,11 @@ def normalize(attributions: Tensor, eps: float = 1e-8) -> Tensor:
         tensor([[[0.0000, 0.2500],
                  [0.5000, 1.0000]]])
     """
-    check_positive("eps", eps)
+    eps = check_number("eps", eps, "(0, inf)")
     maps = check_any_maps(attributions)  # (N, pixels)
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
-    scaled = torch.where(high == low, 0, (maps - low) / (high - low + eps))
+    extent = difference(high, low)  # (N, 1)
+    scaled = torch.where(extent == 0, 0, (maps - low) / (extent + eps))
     return only_finite(scaled, maps).view_as(attributions).to(attributions.dtype)
 
 
@@ -77,9 +79,9 @@ def dark_heatmaps(attributions: Tensor, eps: float = 1e-8) -> Tensor:
         >>> dark_heatmaps(maps)
         tensor([0., 1.])
     """
-    check_positive("eps", eps)
+    eps = check_number("eps", eps, "(0, inf)")
     maps = check_any_maps(attributions)  # (N, pixels)
-    extent = maps.amax(1) - maps.amin(1)  # (N,)
+    extent = difference(maps.amax(1), maps.amin(1))  # (N,)
     # 0 / 0, where the maps' dtype rounds `eps` to 0, is not bright either.
     bright = extent / (extent + eps) >= 0.5
     return only_finite((~bright).to(maps), maps)
@@ -150,6 +152,7 @@ def explanation_func(
         ... ).shape
         torch.Size([2])
     """
+    check_callable("attribute", attribute)
 
     @wraps(attribute)
     def explain(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
