@@ -98,7 +98,8 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         forward_func (Callable): The forward function of the model or any
             modification of it.
         layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several.
+            activations are mapped, or several. Of one that a pass uses more than once
+            the last use counts, which brings a warning.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
         reshape_transform (Callable, optional): Turns what the layer gives, a tensor or

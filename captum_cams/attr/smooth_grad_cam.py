@@ -54,12 +54,15 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         forward_func (Callable): The forward function of the model or any
             modification of it.
         layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several.
+            activations are mapped, or several. Of one that a pass uses more than once
+            the last use counts, which brings a warning.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
             `DataParallel` model without being one itself.
         reshape_transform (Callable, optional): Turns what the layer gives, such as a
-            transformer's tokens, into feature maps (N, K, \*spatial) by selecting and
-            rearranging, as those of :mod:`captum_cams.reshape` do. Default: None
+            transformer's tokens or a tuple that holds them, into feature maps
+            (N, K, \*spatial) by selecting and rearranging, as those of
+            :mod:`captum_cams.reshape` do. Maps that do not fit the input bring a
+            warning. Default: None
 
     Examples::
 
