@@ -447,6 +447,8 @@ def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
     """What `forward_func` returned: a tensor with a row an example, and the target."""
     if not isinstance(output, Tensor):
         found = find_tensors(output, "model(*args)")
+        # A loss has no row for each example.
+        found.sort(key=lambda part: part[1].shape[:1] != (rows,))
         such = f", such as lambda *args: {found[0][0]}" if found else ""
         raise TypeError(
             f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
@@ -639,8 +641,8 @@ def check_feature_maps(given: object) -> list[Tensor]:
     if len(found) == 1:
         _check_feature_map(found[0][1])
     remedy = (
-        f"select its feature maps with a reshape_transform, such as lambda given: "
-        f"{maps[0][0]}"
+        "select its feature maps with a reshape_transform, such as lambda given: "
+        f"{maps[0][0]}, rearranged to (N, K, *spatial)"
         if maps
         else "choose a module inside it"
     )
@@ -669,7 +671,18 @@ def check_batch(tensor: Tensor, rows: int) -> None:
     if tensor.shape[0] != rows:
         raise ValueError(
             f"layer must give one row for each of its {rows} examples, got shape "
-            f"{_shape(tensor)}"
+            f"{_shape(tensor)}; choose another layer, or a reshape_transform that "
+            "keeps the rows"
+        )
+
+
+def check_recorded(maps: Tensor) -> None:
+    """Maps from which a gradient leads back to what a layer gave."""
+    if not maps.requires_grad:
+        raise ValueError(
+            "reshape_transform must rearrange by operations that autograd records, "
+            "without .detach(), NumPy or torch.no_grad(), to tell what belongs to a "
+            f"channel, got maps of shape {_shape(maps)} without a record"
         )
 
 
@@ -752,9 +765,9 @@ def warn_of_training(modules: Collection[str]) -> None:
 def warn_of_unsteadiness(reasons: Sequence[str]) -> None:
     """Modules in evaluation mode whose outputs depend on more than their example."""
     warn(
-        "the outputs depend on the batch, on chance or on what ran before, and so do "
-        f"the attributions, though in evaluation mode: {'; '.join(reasons)} (buffers "
-        "are put back); switch that off first, as with "
+        "the outputs may depend on the batch, on chance or on what ran before, and so "
+        f"may the attributions, though in evaluation mode: {'; '.join(reasons)} "
+        "(buffers are put back); switch that off first, as with "
         "torch.ao.quantization.disable_observer, track_running_stats=True or "
         "dropout(x, p, self.training)"
     )
@@ -764,8 +777,8 @@ def warn_of_uses(layer: Module, uses: int) -> None:
     """A layer that a pass uses more than once."""
     warn(
         f"layer ({type(layer).__name__}) is used {uses} times in a pass: the map is "
-        "that of its last use; to explain another one, give it a module of its own, "
-        "such as an nn.Identity() behind it"
+        "that of its last use; to explain another one, let it run through a "
+        "copy.deepcopy of the layer, or of the part of the model that holds it"
     )
 
 

@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -19,16 +20,28 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if all(one is other for one, other in zip(old, new, strict=True)):
         return value
     if isinstance(value, (tuple, list)):
-        named = hasattr(value, "_fields")  # a named tuple takes its parts one by one
-        return type(value)(*new) if named else type(value)(new)
-    made = copy.copy(value)
-    if isinstance(value, Mapping):
-        for key, part in zip(value, new, strict=True):
-            made[key] = part
+        return _remade(value, new)
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        return dict(zip(value, new, strict=True))
+    made: Any = copy.copy(value)
+    if isinstance(value, MutableMapping):
+        made.update(zip(value, new, strict=True))
     else:
-        for field, part in zip(dataclasses.fields(value), new, strict=True):
-            object.__setattr__(made, field.name, part)  # a frozen one, too
+        for (selector, _), part in zip(_parts(value), new, strict=True):
+            object.__setattr__(made, selector[1:], part)  # a frozen one, too
     return made
+
+
+def _remade(value: Any, parts: list[Any]) -> Any:
+    """A tuple or list like another one."""
+    if isinstance(value, list):
+        made = copy.copy(value)
+        made[:] = parts
+        return made
+    try:
+        return tuple.__new__(type(value), parts)  # past a constructor of its own
+    except TypeError:  # what PyTorch's functions return
+        return type(value)(parts)
 
 
 def find_tensors(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
@@ -49,7 +62,7 @@ def describe(value: Any) -> str:
         kind = "" if value.is_floating_point() else f" of {dtype}"
         return f"tensor{kind} of shape {tuple(value.shape)}"
     if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
+        return textwrap.shorten(repr(value), 30)
     parts = [
         describe(part) if selector.startswith("[") and selector[1:-1].isdigit()
         else f"{selector.strip('.[]')}: {describe(part)}"
@@ -74,5 +87,5 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(f"[{key!r}]", part) for key, part in value.items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return [(f".{name}", getattr(value, name)) for name in names]
+        return [(f".{n}", getattr(value, n)) for n in names if hasattr(value, n)]
     return []

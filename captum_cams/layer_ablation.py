@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import check_batch, check_finite
+from captum_cams._checks import check_batch, check_finite, check_recorded
 from captum_cams._nested import map_tensors
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.target_output import outputs_in_chunks
@@ -69,10 +69,11 @@ def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
         lost[row, channels[row]] = True
         masks = {id(tensors[0]): lost}
     else:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             raw = {id(t): torch.zeros_like(t, requires_grad=True) for t in tensors}
             maps = transform(map_tensors(lambda t: raw.get(id(t), t), given))
         check_batch(maps, len(channels))
+        check_recorded(maps)
         ones = torch.zeros_like(maps)
         ones[row, channels[row]] = 1
         # The transform is linear: its gradient carries the channels back.

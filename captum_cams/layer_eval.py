@@ -34,7 +34,8 @@ from captum_cams.reshape import (
     remedy,
     sized,
 )
-from captum_cams.target_output import TargetOutput, hooked
+from captum_cams.target_output import TargetOutput, hooked, in_evaluation
+from captum_cams.watch import generators_kept
 
 
 class Evaluation(NamedTuple):
@@ -118,9 +119,11 @@ class LayerEvaluator:
         """y at the points of the last call of `activations`."""
         several = device_ids is not None and len(device_ids) > 1
         # Whether layers run in other threads, whose outputs are gathered elsewhere;
-        # whether all of a pass is recorded; whether the model writes to A.
+        # whether all of a pass is recorded, and was without success; whether the model
+        # writes to A.
         self._elsewhere = isinstance(model, DataParallel) or several
         self._whole = self._elsewhere
+        self._tried = False
         self._copies = False
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
@@ -129,7 +132,7 @@ class LayerEvaluator:
         with self.output.guarded():
             uses, y, gradients = self._recorded(points, examples)
             missing = self._missing(uses, gradients)
-            if missing and not self._whole:
+            if missing and not self._whole and not self._tried:
                 # The model sets its own grad mode, which undoes that of the hook.
                 self._whole = True
                 again = self._recorded(points, examples)
@@ -137,7 +140,7 @@ class LayerEvaluator:
                     uses, y, gradients = again
                     missing = self._missing(uses, gradients)
                 else:
-                    self._whole = False
+                    self._whole, self._tried = False, True
             zeros = map(self.grad_kwargs.get, ("materialize_grads", "allow_unused"))
             if missing and not (y.requires_grad and any(zeros)):
                 raise ValueError(_INDEPENDENT + self._why(missing[0], points, examples))
@@ -244,10 +247,11 @@ class LayerEvaluator:
             count[layer, device] += 1
             if not record:
                 return None
-            torch.set_grad_enabled(True)
+            if in_evaluation():  # the mode of another thread is its own
+                torch.set_grad_enabled(True)
             return self.handed(inputs, replaced)
 
-        with self.hooked(hook), torch.set_grad_enabled(record and self._whole):
+        with torch.set_grad_enabled(record and self._whole), self.hooked(hook):
             y = self.output(points, examples)
         if not all(uses.values()):
             if self._elsewhere:
@@ -344,10 +348,14 @@ class LayerEvaluator:
                 changed = map_tensors(lambda t: change(t) if t is wanted else t, given)
                 return self.handed(inputs, changed)
 
-            with self.hooked(hook), torch.set_grad_enabled(record):
+            with (
+                generators_kept(),  # chance is the same in every pass
+                torch.set_grad_enabled(record),
+                self.hooked(hook),
+            ):
                 return self.output(points, examples).detach()
 
-        return why_missing(missing, run, self.output.state.names)
+        return why_missing(missing, run, self.output.state.name)
 
     def _maps(
         self, uses: _Uses, value: Callable[[Tensor], Tensor | None]

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ class Missing(NamedTuple):
 def why_missing(
     missing: Missing,
     run: Callable[[Callable[[Tensor], Tensor], bool], Tensor],
-    names: Mapping[Module, str],
+    name: Callable[[Module], str],
 ) -> str:
     """
     The cause and the remedy, in words.
@@ -35,7 +35,7 @@ def why_missing(
         missing (Missing): What has no gradient.
         run (Callable): The outputs, given a function that makes of the tensor what the
             layer gives instead, and whether the pass is recorded.
-        names (mapping): Names of the model's modules.
+        name (Callable): A module of the model in words.
     """
     y = run(lambda tensor: tensor, False)
     changes = (torch.zeros_like, lambda tensor: tensor + 1)
@@ -43,10 +43,11 @@ def why_missing(
         remedy = "choose a layer on the way to the output"
         if not missing.alone:
             remedy += (
-                ", or pass grad_kwargs={'materialize_grads': True} for a map of zeros"
+                ", select the others with a reshape_transform, or pass "
+                "grad_kwargs={'materialize_grads': True} for a map of zeros"
             )
         return f"it is the same whatever {missing.words} gives; {remedy}"
-    trace = _Trace(names)
+    trace = _Trace()
     handle = register_module_forward_hook(trace.after)
     try:
         run(trace.start, True)
@@ -63,22 +64,21 @@ def why_missing(
             "inside; for torch.utils.checkpoint pass use_reentrant=False, or switch it "
             "off while explaining, or choose a layer outside of it"
         )
+    last = missing.words if trace.last is None else name(trace.last)
     return (
         f"the way from {missing.words} to the output is recorded no further than "
-        f"{trace.last or missing.words}; look behind it for torch.no_grad(), "
-        ".detach(), rounding, NumPy or quantized modules, and explain the model "
-        "without them"
+        f"{last}; look behind it for torch.no_grad(), .detach(), rounding, NumPy or "
+        "quantized modules, and explain the model without them"
     )
 
 
 class _Trace:
     """Follows a tensor through the modules of a pass as far as autograd does."""
 
-    def __init__(self, names: Mapping[Module, str]) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self.inference = False
         self.function = ""  # of autograd, which the layer runs inside of
-        self.last = ""  # module whose output was connected with the tensor
+        self.last: Module | None = None  # whose output was connected with the tensor
         self._thread = threading.get_ident()
         self._node: Any = None
 
@@ -86,9 +86,10 @@ class _Trace:
         self.inference = torch.is_inference_mode_enabled()
         frame: Any = sys._getframe()
         while frame is not None:
-            context = frame.f_locals.get("ctx")
-            if isinstance(context, FunctionCtx):
-                self.function = type(context).__name__.removesuffix("Backward")
+            held = frame.f_locals.values()
+            contexts = [value for value in held if isinstance(value, FunctionCtx)]
+            if contexts:
+                self.function = type(contexts[0]).__name__.removesuffix("Backward")
                 break
             frame = frame.f_back
         if self.inference:
@@ -104,8 +105,7 @@ class _Trace:
             tensors = [tensor for _, tensor in find_tensors(outputs)]
             self.inference |= any(tensor.is_inference() for tensor in tensors)
             if any(map(self._is_connected, tensors)):
-                name = self.names.get(module)
-                self.last = type(module).__name__ + (f" '{name}'" if name else "")
+                self.last = module
 
     def _is_connected(self, tensor: Tensor) -> bool:
         waiting, seen = [tensor.grad_fn], set()

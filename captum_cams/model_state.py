@@ -4,101 +4,92 @@ What a pass must not change in a model, and what makes a model's outputs unstead
 Knows neither layers nor targets, only that modules run while a pass is under way.
 """
 
-import random
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    suppress,
+)
+from functools import partial
+from inspect import getattr_static
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import DataParallel, Module, Parameter
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.jit import ScriptModule
+from torch.nn import Module
+from torch.nn.parameter import is_lazy
 
 from captum_cams._checks import warn_of_training, warn_of_unsteadiness
+from captum_cams.watch import Watch, generators, generators_kept
 
-# What threads share: modules inside of a pass, and PyTorch's way with compiled code.
+# What all threads share: the modules inside of a pass, and its lock.
 _LOCK = threading.Lock()
-_UNDER_WAY: dict[Module, "_Buffers"] = {}
+_UNDER_WAY: dict[Module, "_OwnState"] = {}
 
 # Suspicious passes that are looked at more closely: other threads move generators, too.
 _LOOKS = 3
+# Larger buffers are not copied: one that is changed is named, but not put back.
+_LARGE = 2**24
+# Objects that are searched for the modules of a function.
+_SEARCHED = 1000
+
+_Reasons = list[tuple[Module | None, str]]
+_Run = Callable[[slice, AbstractContextManager[Any] | None], Tensor]
 
 
 class ModelState:
     """
-    The buffers of a model as found, and what is seen of its passes.
-
-    A model that is a function is known by the modules that its first pass runs.
+    A model's state as found, and what is seen of its passes.
 
     Args:
-        forward_func (Callable): The model or any function of it.
+        forward_func (Callable): The model, or a function that refers to its modules.
     """
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
-        self._is_module = isinstance(forward_func, Module)
-        self.names: dict[Module, str] = {}
-        if isinstance(forward_func, Module):
-            self.names = {part: name for name, part in forward_func.named_modules()}
-        self.moved: dict[Module, list[str]] = {}
-        """The buffers that passes changed, of each module."""
+        self._root = forward_func if isinstance(forward_func, Module) else None
+        self._modules = _find_modules(forward_func)
+        self._states: dict[Module, _OwnState] = {}
+        self._changed: dict[Module, list[str]] = {}  # buffers that passes changed
         self._drew = False  # whether the last pass moved a random generator
-        self._found: dict[Module, _Buffers] = {}
         self._passes = self._looks = 0
-        self._watched = self._told = False
+        self._watched = self._warned = False
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Around a forward pass and its backward pass: buffers stay as found."""
-        held: list[Module] = []
-
-        def hold(modules: Iterable[Module]) -> None:
-            with _LOCK:
-                for module in modules:
-                    if module._buffers:
-                        buffers = _UNDER_WAY.get(module) or self._as_found(module)
-                        _UNDER_WAY[module] = buffers
-                        buffers.passes += 1
-                        held.append(module)
-
-        def meet(module: Module) -> None:
-            # The replicas of `DataParallel` run in other threads and share its buffers.
-            every = isinstance(module, DataParallel)
-            parts = module.modules() if every else (module,)
-            new = {part: "" for part in parts if part not in self.names}
-            self.names.update(new)
-            hold(new)
-
         first = not self._passes
-        before = _generators(first)
-        with ExitStack() as stack:
-            stack.callback(self._let_go, held)
-            hold(self.names)
-            if first and not self._is_module:
-                stack.enter_context(_on_each_module(meet))
+        with _LOCK:
+            held = [module for module in self._modules if module._buffers]
+            for module in held:
+                state = _UNDER_WAY.get(module) or self._as_found(module)
+                _UNDER_WAY[module] = state
+                state.users += 1
+        before = generators(first)
+        try:
             yield
+        finally:
+            self._put_back(held)
         self._passes += 1
-        self._drew = _generators(first) != before
+        self._drew = generators(first) != before
 
-    def watch(self, rows: int) -> "Watch | None":
+    def watch(self, rows: int) -> Watch | None:
         """Watches a forward pass of several rows, the first one alone."""
         if rows == 1 or self._watched:
             return None
         self._watched = True
         return Watch(rows)
 
-    def tell(
+    def warn(
         self,
-        watch: "Watch | None",
+        watch: Watch | None,
         outputs: Tensor | None,
-        run: Callable[[slice], Tensor],
+        run: _Run,
     ) -> None:
         """
         Warn, once, of modules that make the outputs depend on more than their example.
@@ -106,60 +97,56 @@ class ModelState:
         Args:
             watch (Watch, optional): What watched the last pass.
             outputs (Tensor, optional): Its outputs, (B,), if nothing changed them.
-            run (Callable): The outputs of some of its rows once more, which are asked
-                for where something is suspicious.
+            run (Callable): The outputs of some of its rows once more, in a context
+                that may watch the model; called where something is suspicious.
         """
-        drew = self._drew
-        suspicious = drew or (
-            watch is not None and bool(watch.statistics or watch.mixing)
-        )
-        if self._told or not (self.moved or (suspicious and self._looks < _LOOKS)):
+        if self._warned:
             return
-        reasons: list[tuple[Module | None, str]] = [
+        reasons: _Reasons = [
             (module, f"changes its {_listed('buffer', names)} as it runs")
-            for module, names in self.moved.items()
+            for module, names in self._changed.items()
         ]
-        if suspicious:
-            self._looks += 1
-            with _generators_kept():
-                definite = drew or (watch is not None and bool(watch.statistics))
-                if outputs is None:
-                    with self.kept():
-                        outputs = run(slice(None))
-                reasons += self._look(definite, outputs, run)
-        if not reasons:
-            return
-        self._told = True
+        reasons += self._look(watch or Watch(1), outputs, run)
         training = {m for m, _ in reasons if m is not None and m.training}
         if training:
             warn_of_training({type(module).__name__ for module in training})
         steady = [(m, reason) for m, reason in reasons if m not in training]
         if steady:
             warn_of_unsteadiness(
-                [f"{self._name(module)} {reason}" for module, reason in steady]
+                [f"{self.name(module)} {reason}" for module, reason in steady]
             )
+        self._warned = bool(reasons)
 
-    def _look(
-        self, definite: bool, outputs: Tensor, run: Callable[[slice], Tensor]
-    ) -> list[tuple[Module | None, str]]:
-        """
-        Modules that draw random numbers or mix the rows of a batch, and how.
+    def name(self, module: Module | None) -> str:
+        """A module in words: its class, and its place in the model."""
+        if module is None:
+            return "forward_func"
+        parts = self._root.named_modules() if self._root is not None else ()
+        name = next((name for name, part in parts if part is module), "")
+        return f"{type(module).__name__} '{name}'" if name else type(module).__name__
 
-        Args:
-            definite (bool): Whether something was seen already; else rows are only
-                suspected to be mixed, which those that run by themselves confirm.
-            outputs (Tensor): Those of the batch, (B,).
-            run (Callable): Gives outputs of some of the rows.
-        """
-        # Of rows that share their largest value, say, one is as it is by itself.
-        ends = (slice(len(outputs) - 1, None), slice(1))
-        if not definite and all(self._same(run, outputs, row) for row in ends):
+    def _look(self, watch: Watch, outputs: Tensor | None, run: _Run) -> _Reasons:
+        """Modules that draw random numbers or mix the rows of a batch, and how."""
+        definite = self._drew or bool(watch.statistics or watch.drawing)
+        if not (definite or watch.mixing) or self._looks == _LOOKS:
             return []
-        watch = Watch(len(outputs))
-        with watch.naming():
-            steady = self._same(run, outputs, slice(None))
+        self._looks += 1
+        with generators_kept():
+            whole = self._again(run, slice(None)) if outputs is None else outputs
+            if whole is None:
+                return []
+            # Of rows that share their largest value one is the same by itself: two are
+            # compared.
+            ends = (slice(len(whole) - 1, None), slice(1))
+            if not definite and all(
+                _is_close(self._again(run, row), whole, row) for row in ends
+            ):
+                return []
+            watch = Watch(len(whole))
+            again = self._again(run, slice(None), watch.naming())
+        other = set() if _is_close(again, whole) else watch.moving
         found = {
-            "draws random numbers": set() if steady else watch.drawing,
+            "draws random numbers": watch.drawing or other,
             "takes statistics of the batch": watch.statistics,
             "mixes the rows of a batch": set() if definite else watch.mixing,
         }
@@ -167,252 +154,225 @@ class ModelState:
             (module, words) for words, modules in found.items() for module in modules
         ]
 
-    def _same(
-        self, run: Callable[[slice], Tensor], outputs: Tensor, rows: slice
-    ) -> bool:
-        """Whether some rows give the same outputs once more, up to rounding."""
+    def _again(
+        self, run: _Run, rows: slice, watch: AbstractContextManager[Any] | None = None
+    ) -> Tensor | None:
+        """Some rows once more; None from a model that fixes its batch."""
         try:
             with self.kept():
-                again = run(rows)
-        except Exception:  # a model that fixes its batch does not tell
-            return True
-        tolerance = torch.finfo(outputs.dtype).eps ** 0.5 * outputs.abs().max()
-        return not (
-            (again - outputs[rows]).abs() > tolerance
-        ).any()  # NaN tells nothing
+                return run(rows, watch)
+        except Exception:
+            return None
 
-    def _name(self, module: Module | None) -> str:
-        if module is None:
-            return "forward_func"
-        name = self.names.get(module)
-        return f"{type(module).__name__} '{name}'" if name else type(module).__name__
+    def _as_found(self, module: Module) -> "_OwnState":
+        state = self._states.get(module)
+        if state is None or not state.is_of(module):
+            self._states[module] = state = _OwnState(module)
+        state.note_attributes(module)
+        return state
 
-    def _as_found(self, module: Module) -> "_Buffers":
-        found = self._found.get(module)
-        if found is None or not found.hold_for(module):
-            self._found[module] = found = _Buffers(module)
-        return found
-
-    def _let_go(self, modules: list[Module]) -> None:
-        """Puts buffers back, unless another thread is still inside of the module."""
+    def _put_back(self, modules: list[Module]) -> None:
+        """Undo what a pass did, unless another thread is still inside of the module."""
         with _LOCK, torch.no_grad():
             for module in modules:
-                buffers = _UNDER_WAY[module]
-                buffers.passes -= 1
-                if not buffers.passes:
+                state = _UNDER_WAY[module]
+                # Batch normalization changes its statistics, but not their versions.
+                closely = not self._passes or module.training or module in self._changed
+                changed = state.changed(module, closely)
+                if changed:
+                    self._changed[module] = changed
+                state.users -= 1
+                if not state.users:
                     del _UNDER_WAY[module]
-                    # Batch normalization changes its statistics, not their versions.
-                    closely = (
-                        not self._passes or module.training or module in self.moved
-                    )
-                    moved = buffers.put_back(module, closely)
-                    if moved:
-                        self.moved[module] = moved
+                    state.put_back(module, bool(changed))
 
 
-class _Buffers:
-    """A module's buffers as found, with their versions and copies."""
+class _OwnState:
+    """
+    The buffers of a module as found, with its own parameters and attributes.
+
+    Buffers often belong together with these, as a cache with the length that it is
+    for: where a pass changes one of the buffers, all are put back.
+    """
 
     def __init__(self, module: Module) -> None:
-        self.passes = 0
+        self.users = 0  # passes of any thread that are inside
         self.found = {
-            name: (buffer, _version(buffer), buffer.detach().clone())
-            for name, buffer in module._buffers.items()
-            if buffer is not None
+            name: (tensor, _version(tensor), _copy(tensor))
+            for name, tensor in _own_tensors(module).items()
+        }
+        # What a lazy module initializes in its first pass stays.
+        self.lazy = {*module._parameters, *module._buffers} - self.found.keys()
+        self.attributes: dict[str, Any] = {}
+
+    def note_attributes(self, module: Module) -> None:
+        """Plain numbers, words and tensors beside the buffers."""
+        plain = (bool, int, float, str, Tensor, type(None))
+        self.attributes = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, plain)
         }
 
-    def hold_for(self, module: Module) -> bool:
-        """Whether the buffers are still those that were found."""
-        return all(
-            name in self.found
-            and self.found[name][0] is buffer
-            and self.found[name][1] == _version(buffer)
-            for name, buffer in module._buffers.items()
-            if buffer is not None
+    def is_of(self, module: Module) -> bool:
+        """Whether the module's tensors are still those that were found."""
+        now = _own_tensors(module)
+        return now.keys() == self.found.keys() and all(
+            tensor is self.found[name][0] and _version(tensor) == self.found[name][1]
+            for name, tensor in now.items()
         )
 
-    def put_back(self, module: Module, closely: bool) -> list[str]:
+    def changed(self, module: Module, closely: bool) -> list[str]:
         """
-        Undoes what a pass did; returns the names of the buffers that it changed.
+        The names of the buffers that differ from what was found.
 
         Args:
             module (Module): The module.
-            closely (bool): Whether values are compared where versions did not move.
+            closely (bool): Whether values are compared where versions are the same.
         """
-        moved = []
-        for name, (buffer, version, copy) in self.found.items():
-            now = module._buffers.get(name)
-            if now is not buffer:
-                if now is None or (now.shape, now.dtype) != (copy.shape, copy.dtype):
-                    continue  # a cache that follows its inputs
-                setattr(module, name, buffer)
-                if not _same(now, copy):
-                    moved.append(name)
-            if (closely or _version(buffer) != version) and not _same(buffer, copy):
-                if buffer.shape != copy.shape:
-                    buffer.resize_(copy.shape)
-                buffer.copy_(copy)
-                moved.append(name)
-            self.found[name] = (buffer, _version(buffer), copy)
-        return moved
+        now = _own_tensors(module)
+        names = (now.keys() | self.found.keys()) - self.lazy - module._parameters.keys()
+        return sorted(name for name in names if self._differs(name, now, closely))
+
+    def put_back(self, module: Module, changed: bool) -> None:
+        """
+        Make tensors and attributes what they were found to be.
+
+        Args:
+            module (Module): The module.
+            changed (bool): Whether a buffer differs; else only objects are exchanged.
+        """
+        now = _own_tensors(module)
+        if changed:
+            for name in now.keys() - self.found.keys() - self.lazy:
+                delattr(module, name)
+            vars(module).update(self.attributes)
+        for name, (tensor, _, copy) in self.found.items():
+            if now.get(name) is not tensor:
+                setattr(module, name, tensor)
+            if changed and tensor is not None and copy is not None:
+                if tensor.shape != copy.shape:
+                    tensor.resize_(copy.shape)
+                if not _is_equal(tensor, copy):
+                    tensor.copy_(copy)
+            self.found[name] = (tensor, _version(tensor), copy)
+
+    def _differs(self, name: str, now: dict[str, Tensor | None], closely: bool) -> bool:
+        if name not in now or name not in self.found:
+            return True
+        tensor, version, copy = self.found[name]
+        same = now[name] is tensor and _version(tensor) == version
+        if same and (not closely or copy is None):
+            return False
+        equal = _is_equal(now[name], copy)
+        return not same if equal is None else not equal
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _own_tensors(module: Module) -> dict[str, Tensor | None]:
+    """A module's own parameters and buffers, which are not still to be initialized."""
+    if isinstance(module, ScriptModule):
+        return dict(module.named_buffers(recurse=False))
+    # `named_buffers` takes ten times as long.
+    tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
+    return {name: t for name, t in tensors.items() if t is None or not is_lazy(t)}
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, NaN being equal to NaN."""
-    if one.shape != other.shape or one.device != other.device:
-        return False
-    return torch.equal(one, other) or bool(
-        ((one == other) | ((one != one) & (other != other))).all()
-    )
+def _version(tensor: Tensor | None) -> int:
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
-def _generators(every: bool = True) -> list[Any]:
-    """The states of PyTorch's random generators, and of all that models draw from."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state())
-    found: list[Any] = [state.numpy().tobytes() for state in states]
-    if every:
-        numpy_state: Any = np.random.get_state()
-        found += [random.getstate(), numpy_state[1].tobytes(), numpy_state[2:]]
-    return found
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or tensor.numel() > _LARGE:
+        return None
+    return tensor.detach().clone()
 
 
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Leaves the generators that models draw from as they are."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+def _is_equal(one: Tensor | None, other: Tensor | None) -> bool | None:
+    """Whether two tensors are equal, NaN to NaN; None for those that do not tell."""
+    if one is None or other is None:
+        return one is other
+    try:
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        return torch.equal(one, other) or bool(
+            ((one == other) | ((one != one) & (other != other))).all()
+        )
+    except Exception:  # sparse, nested, on the device "meta", of a transformation ...
+        return None
+
+
+def _is_close(again: Tensor | None, outputs: Tensor, rows: slice = slice(None)) -> bool:
+    """Whether rows that ran again gave the same outputs, up to rounding."""
+    if again is None:
+        return True
+    tolerance = torch.finfo(outputs.dtype).eps ** 0.5 * outputs.abs().max()
+    # Outputs that are not finite differ from nothing.
+    return not bool(((again - outputs[rows]).abs() > tolerance).any())
+
+
+def _find_modules(forward_func: Any) -> list[Module]:
+    """
+    The modules that a model consists of, or that a function refers to.
+
+    A function is searched for what it is bound to, closes over and has as defaults,
+    and for the globals that it names; objects for their attributes.
+    """
+    found: dict[Module, None] = {}
+    seen: set[int] = set()
+    waiting = [forward_func]
+    while waiting and len(seen) < _SEARCHED:
+        value = waiting.pop(0)
+        if id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Module):
+                parts = list(value.modules())
+                found.update(dict.fromkeys(parts))
+                held = (item for part in parts for item in vars(part).values())
+                # Lists of modules that no ModuleList holds.
+                waiting += [item for item in held if isinstance(item, (list, tuple))]
+            else:
+                waiting += _parts_of(value)
+    return list(found)
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """What a function, a collection or an object refers to."""
+    if isinstance(
+        value, (str, bytes, int, float, Tensor, type, ModuleType, type(None))
+    ):
+        return []
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    parts = list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # an empty one
+                parts.append(cell.cell_contents)
+        parts += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return parts + _named_globals(value.__code__, value.__globals__)
+    call = getattr_static(type(value), "__call__", None)
+    return [*parts, call] if isinstance(call, FunctionType) else parts
+
+
+def _named_globals(code: CodeType, known: dict[str, Any]) -> list[Any]:
+    """The globals that a function names, and the models in modules among them."""
+    named = [known[name] for name in code.co_names if name in known]
+    for value in list(named):
+        if isinstance(value, ModuleType):
+            inside = (vars(value).get(name) for name in code.co_names)
+            named += [item for item in inside if isinstance(item, Module)]
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return named + [item for part in inner for item in _named_globals(part, known)]
 
 
 def _listed(noun: str, names: list[str]) -> str:
     return f"{noun}{'s' * (len(names) > 1)} {', '.join(names)}"
-
-
-def _moves_rows(name: str, dim: int, args: tuple[Any, ...]) -> bool:
-    """Whether an operation moves the first axis, or goes along it."""
-    if name == "permute":
-        return bool(args[0][0] % dim)
-    if name == "t":
-        return dim == 2
-    axes = [axis for arg in args for axis in (arg if isinstance(arg, list) else [arg])]
-    along = name in (
-        "transpose",
-        "flip",
-        "roll",
-        "sort",
-        "cumsum",
-        "_softmax",
-        "_log_softmax",
-    )
-    return along and any(type(axis) is int and axis % dim == 0 for axis in axes)
-
-
-@contextmanager
-def _on_each_module(
-    before: Callable[[Module], None], after: Callable[[Module], None] | None = None
-) -> Iterator[None]:
-    """Calls a function before, and one after, each module that this thread runs."""
-    here = threading.get_ident()
-
-    def enter(module: Module, _: Any) -> None:
-        if threading.get_ident() == here:
-            before(module)
-
-    def leave(module: Module, *_: Any) -> None:
-        if after is not None and threading.get_ident() == here:
-            after(module)
-
-    handles = [register_module_forward_pre_hook(enter)]
-    if after is not None:
-        handles.append(register_module_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """
-    Sees operations that make one value of several rows of a batch.
-
-    Args:
-        rows (int): The length of the batch.
-    """
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rows = rows
-        self.statistics: set[Module | None] = set()
-        """Modules that normalize by statistics of the batch."""
-        self.mixing: set[Module | None] = set()
-        """Modules that join or move rows, which may be right and may mix them up."""
-        self.drawing: set[Module | None] = set()
-        """Modules that draw random numbers."""
-        self._running: list[Module | None] = [None]
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        x: Any = args[0] if args else None
-        is_tensor = isinstance(x, Tensor) and not isinstance(x, Parameter)
-        if self.rows > 1 and is_tensor and x.is_floating_point():
-            name = func.overloadpacket.__name__
-            batch = x.shape[:1] == (self.rows,)
-            if "batch_norm" in name:
-                if batch and any(argument is True for argument in args):
-                    self.statistics.add(self._running[-1])
-            elif self._joins(x, batch, result) or (
-                batch and _moves_rows(name, x.dim(), args[1:])
-            ):
-                self.mixing.add(self._running[-1])
-        return result
-
-    def _joins(self, x: Tensor, batch: bool, result: Any) -> bool:
-        """Whether what came of x is smaller and no batch any more."""
-        results = result if isinstance(result, (tuple, list)) else [result]
-        return all(
-            isinstance(part, Tensor)
-            and part.numel() < x.numel()
-            and (part.numel() == 1 or (batch and part.shape[:1] != (self.rows,)))
-            for part in results
-        )
-
-    @contextmanager
-    def naming(self) -> Iterator[None]:
-        """With the modules that do so, which slows each of them down."""
-        states = _generators()
-
-        def turn() -> None:
-            nonlocal states
-            now = _generators()
-            if now != states:
-                self.drawing.add(self._running[-1])
-            states = now
-
-        def enter(module: Module) -> None:
-            turn()
-            self._running.append(module)
-
-        def leave(module: Module) -> None:
-            turn()
-            while self._running.pop() is not module:
-                pass
-
-        with _on_each_module(enter, leave), self:
-            yield
-            turn()
 
 
 class _Eager:

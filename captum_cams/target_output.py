@@ -31,16 +31,22 @@ from captum_cams._checks import (
     check_target,
     raise_fixed_batch,
 )
-from captum_cams.model_state import ModelState, Watch, uncompiled
+from captum_cams.model_state import ModelState, uncompiled
+from captum_cams.watch import Watch
 
 
 class _Here(threading.local):
-    """What this thread is about: the evaluation whose pass it runs."""
+    """The evaluation whose pass this thread runs."""
 
     evaluation: object = None
 
 
 _HERE = _Here()
+
+
+def in_evaluation() -> bool:
+    """Whether this thread runs an evaluation, rather than works for one."""
+    return _HERE.evaluation is not None
 
 
 class TargetOutput:
@@ -109,7 +115,7 @@ class TargetOutput:
         self,
         points: tuple[Tensor, ...],
         examples: Tensor,
-        watch: Watch | None = None,
+        watch: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
         points = tuple(x.clone() for x in points)  # models may write to theirs
         arguments = self._following(examples)
@@ -153,7 +159,7 @@ class TargetOutput:
                 if self._rows is not None:
                     y = None if changed else self._y
                     again = partial(self._again, *self._rows)
-                    self.state.tell(self._watch, y, again)
+                    self.state.warn(self._watch, y, again)
         except Exception as error:
             if error is self._error and self._rows is not None:
                 self._try_own_batch(error, *self._rows)
@@ -163,15 +169,19 @@ class TargetOutput:
             self._rows = self._y = self._watch = self._error = self.hook_error = None
 
     def _again(
-        self, points: tuple[Tensor, ...], examples: Tensor, part: Tensor | slice
+        self,
+        points: tuple[Tensor, ...],
+        examples: Tensor,
+        part: Tensor | slice,
+        watch: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
         with torch.no_grad():
-            return self._values(tuple(x[part] for x in points), examples[part])
+            return self._values(tuple(x[part] for x in points), examples[part], watch)
 
     def _try_own_batch(
         self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
     ) -> None:
-        """Raise another error if the inputs' own number of rows alone goes through."""
+        """Raise another error if all rows go through, a few at a time."""
 
         def fails(rows: Tensor | slice) -> bool:
             try:
@@ -181,13 +191,23 @@ class TargetOutput:
                 return True
             return False
 
-        own = torch.arange(self.num_examples) % len(examples)
-        if len(own) != len(examples) and fails(slice(None)) and not fails(own):
-            raise_fixed_batch(len(examples), self.num_examples, error)
+        rows, N = len(examples), self.num_examples
+        memory = (MemoryError, torch.OutOfMemoryError)
+        if rows == N or isinstance(error, memory) or not fails(slice(None)):
+            return
+        batches = torch.arange(-(-rows // N) * N) % rows  # the last one filled up
+        if not any(map(fails, torch.split(batches, N))):
+            raise_fixed_batch(rows, N, error)
 
 
-# Hooks of evaluations that see the calls of all threads, as `DataParallel` needs them.
+# Layers with hooks that see the calls of all threads, as `DataParallel` needs them.
 _SHARED: WeakKeyDictionary[Module, "threading.RLock"] = WeakKeyDictionary()
+_PATIENCE = 60.0  # seconds
+_WAITED = (
+    "layer has been explained by another thread for a minute, in a model that runs it "
+    "in threads of its own; if that forward_func waits for this explanation, explain "
+    "another copy of the model"
+)
 
 
 @contextmanager
@@ -212,12 +232,15 @@ def hooked(
         layer_input (bool): Whether it is a forward pre-hook.
         elsewhere (bool): Whether threads that run no evaluation of their own count.
     """
-    mine = _HERE.evaluation
+    mine, recorded = _HERE.evaluation, torch.is_grad_enabled()
 
     # `DataParallel` calls hooks with a replica: the layer itself is bound.
     def act(layer: Module, *values: Any) -> Any:
         here = _HERE.evaluation
-        if here is not mine and not (elsewhere and here is None):
+        # A thread without an evaluation may work for this one, but not if it records
+        # nothing where this one does.
+        helps = elsewhere and here is None and torch.is_grad_enabled() >= recorded
+        if here is not mine and not helps:
             return None
         try:
             return hook(layer, *values)
@@ -225,10 +248,14 @@ def hooked(
             output.hook_error = error
             raise
 
+    layers = list(dict.fromkeys(layers))
     with ExitStack() as stack:
         if elsewhere:
-            for layer in sorted(set(layers), key=id):  # one order: no deadlock
-                stack.enter_context(_SHARED.setdefault(layer, threading.RLock()))
+            for layer in sorted(layers, key=id):  # one order, so that none wait in turn
+                lock = _SHARED.setdefault(layer, threading.RLock())
+                if not lock.acquire(timeout=_PATIENCE):
+                    raise RuntimeError(_WAITED)
+                stack.callback(lock.release)
         for layer in layers:
             register: Any = (
                 layer.register_forward_pre_hook

@@ -3,7 +3,8 @@
 import re
 import warnings
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -51,6 +52,20 @@ class Output(OrderedDict):
 
 Named = namedtuple("Named", "maps sizes")
 
+
+class Own(Named):
+    """With a constructor of its own."""
+
+    def __new__(cls, maps):
+        return super().__new__(cls, maps, (3, 3))
+
+
+@dataclass
+class Unset:
+    maps: torch.Tensor
+    later: object = field(init=False)
+
+
 # What a layer may make of its feature maps; how its maps are got back; whether there
 # is one tensor that can be maps alone.
 CONTAINERS = {
@@ -66,6 +81,10 @@ CONTAINERS = {
     "dataclass": (lambda A: Stage(A, "x"), lambda given: given.maps, True),
     "frozen": (lambda A: Frozen(A), lambda given: given.maps, True),
     "named": (lambda A: Named(A, (3, 3)), lambda given: given.maps, True),
+    "own constructor": (lambda A: Own(A), lambda given: given.maps, True),
+    "unset field": (lambda A: Unset(A), lambda given: given.maps, True),
+    "proxy": (lambda A: MappingProxyType({"a": A}), lambda given: given["a"], True),
+    "of a function": (lambda A: A.sort(-1), lambda given: given.values, True),
     "twice the same": (lambda A: {"a": A, "b": [A]}, lambda given: given["a"], True),
     "pyramid": (
         lambda A: OrderedDict(fine=A, coarse=A.mean((2, 3), True)),
@@ -89,6 +108,8 @@ def contained(container):
     """A network, and one whose layer gives the same maps inside of something else."""
     wrap, select, _ = CONTAINERS[container]
     plain = network()
+    if container == "of a function":
+        plain.layer.append(Function(lambda A: A.sort(-1).values))
     model = TwoPart(
         nn.Sequential(plain.layer, Function(wrap)),
         nn.Sequential(Function(select), plain.head),
@@ -127,8 +148,8 @@ def test_a_transform_is_handed_what_the_layer_gives(name, container, layer_input
 @pytest.mark.parametrize(
     ("container", "words"),
     [
-        ("pyramid", "got OrderedDict('fine': tensor of shape (3, 6, 3, 3), 'coarse': tensor of shape (3, 6, 1, 1)); select its feature maps with a reshape_transform, such as lambda given: given['fine']"),
-        ("recurrent", "got tuple(tensor of shape (3, 6, 3, 3), tuple(tensor of shape (3, 6, 3), tensor of shape (3, 6, 3))); select its feature maps with a reshape_transform, such as lambda given: given[0]"),
+        ("pyramid", "got OrderedDict('fine': tensor of shape (3, 6, 3, 3), 'coarse': tensor of shape (3, 6, 1, 1)); select its feature maps with a reshape_transform, such as lambda given: given['fine'], rearranged to (N, K, *spatial)"),
+        ("recurrent", "got tuple(tensor of shape (3, 6, 3, 3), tuple(tensor of shape (3, 6, 3), tensor of shape (3, 6, 3))); select its feature maps with a reshape_transform, such as lambda given: given[0], rearranged to (N, K, *spatial)"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", WITH_LAYER)
@@ -162,6 +183,7 @@ def test_nothing_to_map(given):
         (lambda y: Named(y, 0), "such as lambda *args: model(*args).maps (it holds Named(maps: tensor of shape (3, 3), sizes: 0))"),
         (lambda y: Stage(y), "such as lambda *args: model(*args).maps (it holds Stage(maps: tensor of shape (3, 3), state: None))"),
         (lambda y: (y, None), "such as lambda *args: model(*args)[0] (it holds tuple(tensor of shape (3, 3), None))"),
+        (lambda y: {"loss": y.sum(), "logits": y}, "such as lambda *args: model(*args)['logits'] (it holds dict('loss': tensor of shape ()"),
         (lambda y: 3.0, "got float; wrap it in a function that returns the scores alone (it holds 3.0)"),
     ],
 )  # fmt: skip
@@ -393,8 +415,8 @@ def test_of_several_tensors_those_without_a_gradient_may_be_zeros(name):
     words = (
         PREFIX
         + "it is the same whatever tensor 1 of the layer gives; choose a layer on "
-        "the way to the output, or pass grad_kwargs={'materialize_grads': True} for a "
-        "map of zeros"
+        "the way to the output, select the others with a reshape_transform, or pass "
+        "grad_kwargs={'materialize_grads': True} for a map of zeros"
     )
     with raises(words):
         explain(name, model, model.layer, X, target=0)
@@ -464,7 +486,7 @@ def test_the_last_layer_of_an_inference_block():
 
 TWICE = (
     "layer (Tanh) is used 2 times in a pass: the map is that of its last use; to "
-    "explain another one, give it a module of its own, such as an nn.Identity() behind it"
+    "explain another one, let it run through a copy.deepcopy of the layer, or of the part of the model that holds it"
 )
 
 
@@ -504,6 +526,40 @@ def test_siamese_networks():
         additional_forward_args=fixed,
     )
     close(maps, expected)
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_a_layer_named_twice_is_used_once(name):
+    model = network()
+    maps = explain(name, model, [model.layer, model.layer], X, target=0)
+    expected = explain(name, model, model.layer, X, target=0)
+    for map_ in maps:
+        close(map_, expected)
+
+
+def test_ablation_needs_a_transform_that_is_recorded():
+    model = network()
+    with raises("to tell what belongs to a channel, got maps of shape"):
+        explain("ablation-cam", model, model.layer, X, lambda A: A.detach(), target=0)
+    expected = explain("ablation-cam", model, model.layer, X, target=0)
+    with torch.inference_mode():
+        maps = explain("ablation-cam", model, model.layer, X, lambda A: A, target=0)
+    close(maps, expected)
+
+
+def test_a_layer_aside_of_a_model_with_chance():
+    model, aside = network(), nn.Conv2d(2, 3, 1).double()
+    model.head.insert(0, nn.Dropout(0.5))
+
+    def forward(x):
+        aside(x)
+        return model(x)
+
+    model.train()
+    with (
+        raises("it is the same whatever the layer gives"),
+    ):
+        explain("layer-cam", forward, aside, X, target=0)
 
 
 # Models that fix their batch
@@ -562,6 +618,34 @@ def test_a_fixed_batch_that_a_reshape_hides():
     maps = X.mean(1, keepdim=True)
     with raises("(of metrics max_examples_per_batch)"):
         average_drop(forward, X, maps, target=0, max_examples_per_batch=2)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError("full")])
+def test_a_batch_that_takes_too_much_memory_is_no_fixed_batch(error):
+    model = network()
+
+    def forward(x):
+        if len(x) > 3:
+            raise error
+        return model(x)
+
+    with pytest.raises(type(error), match="full"):
+        explain("rsi-grad-cam", forward, model.layer, X, target=0)
+
+
+def test_a_row_that_fails_is_no_fixed_batch():
+    model = network()
+
+    def forward(x):
+        if (x[:, 0, 0, 0] > 0.9 * X[2, 0, 0, 0].abs()).any():
+            raise KeyError("this picture")
+        return model(x)
+
+    x = X.clone()
+    x[:2] *= 0
+    x[2, 0, 0, 0] = x[2, 0, 0, 0].abs()
+    with pytest.raises(KeyError, match="this picture"):
+        explain("rsi-grad-cam", forward, model.layer, x, target=0)
 
 
 def test_errors_that_have_nothing_to_do_with_the_batch_stay():

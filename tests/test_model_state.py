@@ -1,11 +1,13 @@
 """Models whose state moves, who draw random numbers, or mix the rows of a batch."""
 
+import contextlib
 import random as python_random
 import re
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from torch import nn
 
 from captum_cams import metrics
 from captum_cams.baselines import neutral
-from tests.methods import OURS, SMALL, WITH_LAYER, build, explain
+from tests.methods import BY_GRADIENT, OURS, SMALL, WITH_LAYER, build, explain
 from tests.models import Function, TwoPart, network, random
 
 X = random(3, 2, 6, 6)
@@ -85,7 +87,7 @@ def observed(observer):
 
 def moves(observer):
     return (
-        "the outputs depend on the batch, on chance or on what ran before, and so do the "
+        "the outputs may depend on the batch, on chance or on what ran before, and so may the "
         f"attributions, though in evaluation mode: {observer.__name__} 'layer.2' changes "
         "its buffer high as it runs"
     )
@@ -177,26 +179,188 @@ def test_fake_quantization(name, fused):
     assert torch.equal(maps, again)
 
 
-def test_a_cache_that_follows_its_inputs_stays():
-    """It is kept together with numbers that are no buffers."""
+class Positions(nn.Module):
+    """A cache, together with a number that says what it is for."""
 
-    class Positions(nn.Module):
+    def __init__(self, lazily):
+        super().__init__()
+        table = None if lazily else torch.zeros(1, dtype=torch.float64)
+        self.register_buffer("table", table)
+        self.length = 1
+
+    def forward(self, A):
+        if A.shape[-1] > self.length:
+            self.length = A.shape[-1]
+            self.table = torch.arange(self.length).double()
+        return A + self.table[: A.shape[-1]]
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("name", OURS)
+def test_a_cache_is_put_back_with_what_belongs_to_it(name, lazily):
+    model = network()
+    model.layer.append(Positions(lazily))
+    model.eval()
+    before = model.layer[2].table
+    maps, told = recorded(explain, name, model, model.layer, X, target=0)
+    assert sum("'layer.2' changes its buffer table" in words for words in told) == 1
+    assert model.layer[2].table is before and model.layer[2].length == 1
+    model(X)  # from here on nothing changes
+    close(explain(name, model, model.layer, X, target=0), maps)
+
+
+class ActNorm(nn.Module):
+    """Takes its parameters from the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6, 1, 1, dtype=torch.float64))
+        self.register_buffer("initialized", torch.tensor(0))
+
+    def forward(self, A):
+        if not self.initialized:
+            self.scale.data.copy_(1 / A.std((0, 2, 3)).view(6, 1, 1).clamp(min=0.1))
+            self.initialized.fill_(1)
+        return A * self.scale
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_parameters_are_put_back_with_the_buffers(name):
+    model = network()
+    model.layer.append(ActNorm())
+    model.eval()
+    recorded(explain, name, model, model.layer, X, target=0)
+    assert not model.layer[2].initialized
+    assert (model.layer[2].scale == 1).all()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_buffers_that_a_function_exchanges_for_a_while(name):
+    """What it undoes itself is not undone once more."""
+    model, other = network(), network(seed=1)
+    for part in (model, other):
+        part.layer.append(nn.BatchNorm2d(6).double())
+        part.eval()
+    other.layer[2].running_mean.fill_(0.3)
+    values = {key: value.clone() for key, value in other.state_dict().items()}
+    own = {key: value.clone() for key, value in model.state_dict().items()}
+    objects = dict(model.named_buffers())
+
+    def swapped(x):
+        return torch.func.functional_call(model, values, (x,))
+
+    def copied(x):
+        model.load_state_dict(values)
+        y = model(x)
+        model.load_state_dict(own)
+        return y
+
+    expected = explain(name, other, other.layer, X, target=0)
+    close(explain(name, swapped, model.layer, X, target=0), expected)
+    if name not in (
+        *BY_GRADIENT,
+        "group-cam",
+        "xrai",
+    ):  # autograd needs the values that were copied
+        explain(name, copied, model.layer, X, target=0)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, own[key])
+    for key, value in model.named_buffers():
+        assert value is objects[key]
+
+
+class Holder:
+    """No module, but it holds one, beside what runs another."""
+
+    def __init__(self, model):
+        self.parts = {"models": [model]}
+
+    def scores(self, x):
+        return self.parts["models"][0](x)
+
+    def __call__(self, x):
+        return self.scores(x)
+
+
+REFERENCES = {
+    "closure": lambda model: lambda x: model(x),
+    "default": lambda model: lambda x, model=model: model(x),
+    "partial": lambda model: partial(lambda model, x: model(x), model),
+    "method": lambda model: model.forward,
+    "object": Holder,
+    "method of an object": lambda model: Holder(model).scores,
+    "nested": lambda model: (lambda f: lambda x: f(x))(lambda x: model(x)),
+    "pool": lambda model: lambda x: _POOL.submit(model, x).result(timeout=60),
+}
+_POOL = ThreadPoolExecutor(1)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("name", OURS)
+def test_a_function_is_known_by_what_it_refers_to(name, reference):
+    """Also modules that run from some pass on, or are only read."""
+    model = observed(Observer)
+    model.unused = Observer()
+    calls = []
+
+    def read(module, inputs):
+        calls.append(None)
+        if len(calls) > 1:
+            model.unused.high += 1
+
+    model.head.register_forward_pre_hook(read)
+    options = {"target": 0, "internal_batch_size": 1}
+    recorded(explain, name, REFERENCES[reference](model), model.layer, X, **options)
+    assert model.layer[2].high == 0.1 and model.unused.high == 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*(parse CSR|CSR|torch.jit)")
+@pytest.mark.parametrize("as_function", [False, True])
+def test_buffers_of_all_kinds(as_function):
+    class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.register_buffer("table", torch.zeros(1, dtype=torch.float64))
-            self.length = 1
+            eye = torch.eye(3, dtype=torch.float64)
+            self.register_buffer("coo", eye.to_sparse())
+            self.register_buffer("meta", torch.empty(2, device="meta"))
+            self.register_buffer("nothing", None)
+            self.register_buffer("mask", torch.ones(3, dtype=torch.bool))
+            self.register_buffer("whole", torch.tensor(1 + 2j))
 
         def forward(self, A):
-            if A.shape[-1] > self.length:
-                self.length = A.shape[-1]
-                self.table = torch.arange(self.length).double()
-            return A + self.table[: A.shape[-1]]
+            rows = A.transpose(0, 2).flatten(1)  # (3, ...)
+            return (self.coo @ rows).view_as(A.transpose(0, 2)).transpose(0, 2)
 
     model = network()
-    model.layer.append(Positions())
-    for _ in range(2):
-        explain("rsi-grad-cam", model, model.layer, X, target=0)
-    assert model.layer[2].table.shape == (3,)
+    expected = explain("layer-cam", model, model.layer, X, target=0)
+    model.layer.append(Odd())
+    forward = (lambda x: model(x)) if as_function else model
+    maps = explain("layer-cam", forward, model.layer, X, target=0)
+    close(maps, expected)
+
+
+def test_modules_still_to_be_initialized():
+    model = network()
+    model.layer.append(nn.LazyBatchNorm2d(dtype=torch.float64))
+    model.eval()
+    maps = explain("layer-cam", lambda x: model(x), model.layer, X, target=0)
+    close(maps, explain("layer-cam", model, model.layer, X, target=0))
+
+
+def test_threads_that_share_an_observer_are_all_told():
+    model, start = observed(Observer), threading.Barrier(3)
+
+    def run():
+        start.wait()
+        for _ in range(3):
+            explain("layer-cam", model, model.layer, X, target=0, internal_batch_size=1)
+
+    with warnings.catch_warnings(record=True) as told, ThreadPoolExecutor(3) as pool:
+        warnings.simplefilter("always")
+        for future in [pool.submit(run) for _ in range(3)]:
+            future.result()
+    assert len(told) == 9
+    assert model.layer[2].high == 0.1
 
 
 @pytest.mark.parametrize("module", [nn.BatchNorm2d(6), Observer()])
@@ -244,7 +408,19 @@ def noise(A):
     return A + np.random.rand()
 
 
+GENERATOR = torch.Generator()
+
+
+def forked(A):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return A + torch.randn_like(A)
+
+
 CHANCE = {
+    "a generator": lambda A, _: A + torch.rand(A.shape, generator=GENERATOR),
+    "a forked generator": lambda A, _: forked(A),
+    "a saturated output": lambda A, _: F.dropout(A, 0.5, True) * 0 + A,
     "functional dropout": lambda A, _: F.dropout(A, 0.5, True),
     "normal noise": lambda A, _: A + torch.randn_like(A),
     "Python's and NumPy's": lambda A, _: noise(A),
@@ -306,6 +482,26 @@ def standardized(A):
     return A + A.std(0, correction=0).mean()
 
 
+class Flattened(nn.Module):
+    """A normalization of tokens, N L of them in the first axis."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, A):
+        tokens = A.flatten(2).transpose(1, 2)  # (N, L, C)
+        normalized = self.norm(tokens.flatten(0, 1)).view_as(tokens)
+        return normalized.transpose(1, 2).reshape(A.shape)
+
+
+class Framed(Flattened):
+    """A normalization of frames, N T of them in the first axis."""
+
+    def forward(self, A):
+        return self.norm(A.unflatten(1, (2, 3)).flatten(0, 1)).reshape(A.shape)
+
+
 MIXING = {
     "no running statistics": nn.BatchNorm2d(6, track_running_stats=False).double().eval(),
     "functional": Function(lambda A: F.batch_norm(A, None, None, training=True)),
@@ -316,6 +512,10 @@ MIXING = {
     "one scale": Function(lambda A: A / A.abs().max()),
     "deviation": Function(standardized),
     "softmax": Function(lambda A: A.softmax(0)),
+    "tokens": Flattened(nn.BatchNorm1d(6, track_running_stats=False).double()),
+    "frames": Framed(nn.BatchNorm2d(3, track_running_stats=False).double()),
+    "picked": Function(lambda A: A + A[torch.arange(len(A)).flip(0)]),
+    "selected": Function(lambda A: A - A.index_select(0, torch.arange(len(A)).flip(0))),
     "neighbor": Function(lambda A: A + A.roll(1, 0)),
     "first row": Function(lambda A: A - A[:1]),
     "attention": Function(
@@ -340,7 +540,18 @@ def test_rows_that_are_mixed_bring_one_warning(name, mixing, as_function):
         words for words in told if "rows of a batch" in words or "statistics" in words
     ]
     assert len(told) == 1
-    assert type(MIXING[mixing]).__name__ in told[0]
+    named = getattr(MIXING[mixing], "norm", MIXING[mixing])
+    assert type(named).__name__ in told[0]
+    assert "forward_func" not in told[0]
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_as_many_rows_as_channels(name):
+    model, x = network(), random(6, 2, 6, 6)
+    model.layer.append(Function(lambda A: A - A.mean(0) / 2))
+    model.eval()
+    _, told = recorded(explain, name, model, model.layer[0], x, target=0)
+    assert len(told) == 1 and "Function 'layer.2' mixes the rows" in told[0]
 
 
 SEPARATE = {
@@ -451,9 +662,14 @@ def test_a_model_may_run_in_a_thread_of_its_own(name, layer_input):
         def forward(x):
             return pool.submit(model, x).result(timeout=60)
 
-        maps = explain(name, forward, layer, X, **options)
-        assert pool.submit(torch.is_grad_enabled).result()
-    close(maps, expected)
+        for enabled in (True, False):
+            pool.submit(torch.set_grad_enabled, enabled).result()
+            if enabled:
+                close(explain(name, forward, layer, X, **options), expected)
+            else:
+                with contextlib.suppress(ValueError):  # nothing is recorded there
+                    explain(name, forward, layer, X, **options)
+            assert pool.submit(torch.is_grad_enabled).result() == enabled
 
 
 @pytest.mark.parametrize("name", WITH_LAYER)
@@ -508,7 +724,7 @@ def test_text_of_the_warnings():
     model.eval()
     _, told = recorded(explain, "layer-cam", model, model.layer[0], X, target=0)
     assert told == [
-        "the outputs depend on the batch, on chance or on what ran before, and so do the "
+        "the outputs may depend on the batch, on chance or on what ran before, and so may the "
         "attributions, though in evaluation mode: Observer 'layer.2' changes its buffer "
         "high as it runs; Function 'head.0' draws random numbers; BatchNorm2d 'layer.3' "
         "takes statistics of the batch (buffers are put back); switch that off first, as "
