@@ -6,6 +6,7 @@ A path is a function of inputs and baselines, (B, \*shape), and of a place alpha
 the inputs at 1. Where the inputs are a tuple, it is called for each tensor.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
@@ -55,6 +56,14 @@ INTERVAL_RULES: tuple[IntervalRule, ...] = (
 )
 
 Path = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# Nearer to 1 than this, 1 - y and the gradient are rounding errors.
+_PROBABLE = 1e-12, 1 - 1e-4
+# Trained networks' units follow y (1 - y) within a factor of 2 from one end of an
+# interval to the other, but for the longest ones.
+_DRIFT = math.log(3)
+# Units that cancel make the sum a rough judge of a rule.
+_WORSE = 2
 
 
 def straight_line(inputs: Tensor, baselines: Tensor, alphas: Tensor) -> Tensor:
@@ -296,6 +305,13 @@ def _gauss_legendre(n: int) -> tuple[Any, Any]:
     return np.polynomial.legendre.leggauss(n)
 
 
+@lru_cache
+def _nodes(n: int) -> Tensor:
+    """Nodes and weights over [0, 1], (2, n)."""
+    rule = quadrature("gausslegendre", n)
+    return torch.tensor(rule, dtype=torch.float64, device="cpu")
+
+
 def interval_weights(
     method: IntervalRule, before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -312,7 +328,9 @@ def interval_weights(
         \omega_1 = \int_0^1 u \, \varphi(u) / \varphi(1) \, du
 
     Both go to 1/2 as the interval shrinks. Where an end is no probability, they are
-    1/2: the trapezoid rule.
+    1/2: the trapezoid rule. An output in [0, 1] that is no logistic is not told by its
+    values: from 0 to 1 the weight of the start is 1e11. The methods of this package
+    take these weights only where the layer's units bear them out, and 1/2 elsewhere.
 
     Args:
         method (str): One of ``INTERVAL_RULES``.
@@ -339,13 +357,77 @@ def interval_weights(
     half = torch.full_like(before, 0.5)
     if method == "riemann_trapezoid":
         return half, half
-    nodes, weights = quadrature("gausslegendre", 32)
-    u, weight = before.new_tensor(nodes), before.new_tensor(weights)  # (32,)
-    # Nearer to 1 than this, 1 - y and the gradient are rounding errors.
-    start, end = (y.clamp(1e-12, 1 - 1e-4) for y in (before, after))
+    u, weight = (row.to(before) for row in _nodes(32))  # (32,)
+    start, end = (y.clamp(*_PROBABLE) for y in (before, after))
     logits = torch.lerp(start.logit()[:, None], end.logit()[:, None], u)  # (n, 32)
     steepness = weight * logits.sigmoid() * (-logits).sigmoid()  # (n, 32)
     at_start = (steepness * (1 - u)).sum(1) / (start * (1 - start))  # (n,)
     at_end = (steepness * u).sum(1) / (end * (1 - end))  # (n,)
     probable = (torch.minimum(before, after) >= 0) & (torch.maximum(before, after) <= 1)
     return torch.where(probable, at_start, half), torch.where(probable, at_end, half)
+
+
+def fitted_weights(
+    before: Tensor,
+    after: Tensor,
+    start: tuple[Tensor, Tensor],
+    end: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    r"""
+    Weights of ``logistic_trapezoid`` where a logistic fits the units, otherwise 1/2.
+
+    An output in [0, 1] need not be a logistic. It is taken for one where
+
+    - the contributions of the units at both ends are as large as :math:`\varphi` says,
+      within a factor of 3, and closer to that than to being equally large, as the
+      trapezoid rule has them. Where an end is so near to 0 or 1 that :math:`\varphi` is
+      a rounding error, they may be smaller; of two such ends nothing is known;
+    - their weighted sum misses the output's growth by no more than twice what the
+      trapezoid rule misses.
+
+    The first keeps the weights from growing beyond what the units at the other end
+    bear out, also where contributions cancel in the sum, or where part of the output
+    does not depend on the layer.
+
+    Args:
+        before (Tensor): Output y at the start of each interval, (n,).
+        after (Tensor): Output y at its end, (n,).
+        start (tuple of Tensor): L1 norm and sum over a layer's units of dy/dA at the
+            start times the growth of A, (n,) each.
+        end (tuple of Tensor): The same at the end.
+
+    Returns:
+        2-element tuple of **weights** of start and end, (n,) each.
+    """
+    w0, w1 = interval_weights("logistic_trapezoid", before, after)
+    numbers = torch.stack([x.to(w0) for x in (before, after, *start, *end, w0, w1)])
+    fits = [_is_logistic(*row) for row in numbers.T.tolist()]  # quicker for few rows
+    where = torch.tensor(fits, device=w0.device)  # (n,)
+    return torch.where(where, w0, 0.5), torch.where(where, w1, 0.5)
+
+
+def _is_logistic(
+    y0: float,
+    y1: float,
+    size0: float,
+    sum0: float,
+    size1: float,
+    sum1: float,
+    w0: float,
+    w1: float,
+) -> bool:
+    """Whether the weights w of an interval fit its units better than 1/2 do."""
+    low, high = _PROBABLE
+    known0, known1 = low < y0 < high, low < y1 < high
+    if not (known0 or known1) or size0 <= 0 or size1 <= 0:
+        return False
+    p0, p1 = (min(max(y, low), high) for y in (y0, y1))
+    equal = math.log(size0) - math.log(size1)  # 0 where both ends are equally large
+    drift = equal - math.log(p0 * (1 - p0)) + math.log(p1 * (1 - p1))  # 0: like phi
+    if (drift < 0 and not known0) or (drift > 0 and not known1):
+        drift = 0.0
+    rise = y1 - y0
+    missed, trapezoids = w0 * sum0 + w1 * sum1 - rise, (sum0 + sum1) / 2 - rise
+    return abs(drift) <= min(abs(equal), _DRIFT) and abs(missed) <= _WORSE * abs(
+        trapezoids
+    )

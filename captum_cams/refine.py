@@ -5,8 +5,8 @@ Knows no model: what a point is and what lies between two of them is the caller'
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,12 @@ _SHARE = 0.5
 # No interval may hold more of the output's variation: two flat ends of a saturated
 # network agree, whatever lies between them.
 _STEEPEST = 1 / 3
+# The worst interval misses this share of what halving changed; with a kink up to all.
+_KINK = 1 / 2
+# A half that has more than this of its interval's gap has it at one place.
+_ONE_SIDED = 3 / 4
+# Of a gap so many times what the halving changed of it may be mended by further ones.
+_MENDABLE = 4
 
 
 class Interval(NamedTuple):
@@ -29,7 +35,9 @@ class Interval(NamedTuple):
     maps: tuple[Tensor, ...]  # what it adds to each map, (1, 1, *spatial)
     disagreements: tuple[Tensor, ...]  # what its end adds more than its start
     growth: Tensor  # of the output, ()
-    gap: Tensor  # what the unit integrals miss of it, ()
+    gaps: Tensor  # what each layer's unit integrals exceed it by, (L,)
+    totals: tuple[Tensor, ...]  # a layer's unit integrals, summed a channel, (K,)
+    wandering: float  # share of `disagreements` missed however short the interval
 
 
 Point = Any
@@ -42,22 +50,45 @@ class _Known(NamedTuple):
     """An interval in numbers."""
 
     maps: tuple[Tensor, ...]
-    roughness: list[float]  # a map
-    gap: float
+    totals: tuple[Tensor, ...]
+    width: float
+    disagreements: list[float]  # L1 norm, a map
     growth: float
+    gaps: list[float]  # a layer
+    changed: list[float]  # by the halving that made it, at most its disagreement
+    open_gaps: list[float]  # the part of the gaps that counts as an error
+    wandering: float
+
+    def rough(self, i: int) -> float:
+        """What it misses of a map."""
+        return math.sqrt(self.width) * self.disagreements[i]
 
 
 class Refined:
     """
     The path of one example, refined where it is rough.
 
-    What an interval adds to a map differs by D between the rules that go by its start
-    and by its end alone. The mean of both misses a share of D that falls with the
-    interval's length where the integrand is smooth, and is constant where it wanders
-    at random, as gradients of deep networks do. Half-way between, sqrt(b - a) |D| is
-    taken for an interval's error; independent errors add up in squares. `error` is the
-    root of that sum relative to the map, in L1 norms: an estimate, no bound. It is
-    `resolved` where no interval holds too much of the output's variation.
+    Three kinds of evidence are taken for errors, independent errors of intervals adding
+    up in squares. `error` is the largest of them relative to the map, or to the weights
+    of the channels, in L1 norms: an estimate, no bound.
+
+    - Roughness. What an interval adds to a map differs by D between the rules that go
+      by its start and by its end alone. The mean of both misses a share of D that falls
+      with the interval's length where the integrand is smooth, and is constant where it
+      wanders at random, as gradients of deep networks do. Half-way between,
+      sqrt(b - a) |D| is taken; where maps of single points are integrated, whose
+      wandering no mean over units dampens, `wandering` |D| at least.
+    - Kinks. An interval with a kink in it may miss all of D, and the halving that made
+      it then changed the map as much. So the worst interval misses half of the smaller
+      of both at least.
+    - Gaps. What the unit integrals of a layer exceed the output's growth by is an error
+      of theirs, and so much at least is missing in the weights of the channels. It is
+      none where part of the output goes around the layer: halving an interval divides
+      such a gap among both halves and leaves its sum alone. So a gap counts as far as
+      the halving changed it, or where it is on one side only.
+
+    `lost` is the whole path's gap, counted or not. The path is `resolved` where no
+    interval holds too much of the output's variation.
     """
 
     def __init__(
@@ -70,6 +101,7 @@ class Refined:
         self.points: dict[float, Point] = {}
         self.wanted = [0.0, 0.5, 1.0] if n_steps > 1 else [0.0, 1.0]
         self.error = math.inf
+        self.lost = 0.0
         self.resolved = False
         self._intervals: dict[Pair, _Known] = {}
 
@@ -85,25 +117,41 @@ class Refined:
 
     def update(self, sketch: Sketch) -> None:
         """Takes the points that came in into account, and says which are `wanted`."""
-        self._intervals = {
-            pair: self._intervals.get(pair) or self._know(sketch, *pair)
-            for pair in pairwise(self.alphas)
-        }
+        if not self._intervals:
+            self._intervals = {(0.0, 1.0): self._know(sketch, 0.0, 1.0)}
+        for pair in [*self._intervals]:
+            if sum(pair) / 2 in self.points:
+                self._halve(sketch, pair)
         intervals = list(self._intervals.values())
-        norms = [
-            _norm(sum(parts[1:], start=parts[0]))
-            for parts in zip(*(interval.maps for interval in intervals), strict=True)
+        norms = [_norm(map_) for map_ in _sums(known.maps for known in intervals)]
+        weights = [
+            totals.abs().sum().item()
+            for totals in _sums(known.totals for known in intervals)
         ]
-        variation = sum(interval.growth for interval in intervals)
+        variation = sum(known.growth for known in intervals)
         steep = [
             pair
             for pair, known in self._intervals.items()
             if known.growth > _STEEPEST * variation
         ]
-        self.error = _error(intervals, norms)
-        self.resolved = not steep
         long = [pair for pair in self._intervals if pair[1] - pair[0] > self.shortest]
         final = [self._intervals[pair] for pair in self._intervals.keys() - long]
+        self.error = max(
+            _error(intervals, norms),
+            # No halving closes the gaps of the shortest intervals: these are lost.
+            _error_of_gaps([self._intervals[pair] for pair in long], weights),
+        )
+        self.lost = max(
+            (
+                abs(sum(gaps)) / weight
+                for weight, *gaps in zip(
+                    weights, *(known.gaps for known in intervals), strict=True
+                )
+                if weight > 0
+            ),
+            default=0.0,
+        )
+        self.resolved = not steep
         if _error(final, norms) > self.tolerance:
             chosen = []  # no other interval can make up for these
         elif self.error <= self.tolerance:
@@ -118,34 +166,108 @@ class Refined:
     ) -> list[Pair]:
         """Those of some intervals that are to be halved next, the worst first."""
         indicators = {
-            pair: max(map(_ratio, self._intervals[pair].roughness, norms))
-            + _ratio(self._intervals[pair].gap, variation)
-            for pair in pairs
+            pair: max(
+                _ratio(max(known.rough(i), _KINK * known.changed[i]), norm)
+                for i, norm in enumerate(norms)
+            )
+            + _ratio(max(map(abs, known.open_gaps)), variation)
+            for pair, known in self._intervals.items()
+            if pair in pairs
         }
         least = _SHARE * max(indicators.values(), default=0)
         ordered = sorted(pairs, key=indicators.__getitem__, reverse=True)
         return [pair for pair in ordered if indicators[pair] >= least]
 
-    def _know(self, sketch: Sketch, start: float, end: float) -> _Known:
-        interval = sketch(self.points, start, end)
-        # One transfer from the device for all numbers of an interval.
-        *norms, gap, growth = torch.stack(
+    def _halve(self, sketch: Sketch, pair: Pair) -> None:
+        """Puts its halves in the place of an interval."""
+        whole, middle = self._intervals.pop(pair), sum(pair) / 2
+        halves = [(pair[0], middle), (middle, pair[1])]
+        first, second = (self._know(sketch, *half) for half in halves)
+        changes = torch.stack(
             [
-                *(difference.abs().sum() for difference in interval.disagreements),
-                interval.gap.abs(),
-                interval.growth.abs(),
+                (before - one - two).abs().sum()
+                for before, one, two in zip(
+                    whole.maps, first.maps, second.maps, strict=True
+                )
             ]
         ).tolist()
-        width = math.sqrt(end - start)
-        return _Known(interval.maps, [width * norm for norm in norms], gap, growth)
+        for half, known in zip(halves, (first, second), strict=True):
+            open_gaps = [
+                _open_gap(gap, before, one + two)
+                for gap, before, one, two in zip(
+                    known.gaps, whole.gaps, first.gaps, second.gaps, strict=True
+                )
+            ]
+            changed = [
+                min(pair) for pair in zip(known.disagreements, changes, strict=True)
+            ]
+            self._intervals[half] = known._replace(changed=changed, open_gaps=open_gaps)
+
+    def _know(self, sketch: Sketch, start: float, end: float) -> _Known:
+        """An interval by itself, as if nothing was known of the one around it."""
+        interval = sketch(self.points, start, end)
+        # One transfer from the device for all numbers of an interval.
+        growth, *numbers = torch.stack(
+            [
+                interval.growth.abs(),
+                *interval.gaps,
+                *(difference.abs().sum() for difference in interval.disagreements),
+            ]
+        ).tolist()
+        gaps = numbers[: len(interval.gaps)]
+        norms = numbers[len(interval.gaps) :]
+        return _Known(
+            interval.maps,
+            interval.totals,
+            end - start,
+            disagreements=norms,
+            growth=growth,
+            gaps=gaps,
+            changed=norms,
+            open_gaps=gaps,
+            wandering=interval.wandering,
+        )
+
+
+def _open_gap(gap: float, before: float, after: float) -> float:
+    """
+    The part of an interval's gap that may be a quadrature error.
+
+    Args:
+        gap (float): What the unit integrals exceed the output's growth by.
+        before (float): That of the interval around it, before it was halved.
+        after (float): That of both halves.
+    """
+    if abs(gap) > _ONE_SIDED * abs(before):
+        return gap
+    return math.copysign(min(abs(gap), _MENDABLE * abs(after - before)), gap)
 
 
 def _error(intervals: Sequence[_Known], norms: Sequence[float]) -> float:
     """What intervals are estimated to miss of a map, of the worst of the maps."""
-    return max(
-        _ratio(math.hypot(*(known.roughness[i] for known in intervals)), norm)
-        for i, norm in enumerate(norms)
-    )
+    errors = [0.0]
+    for i, norm in enumerate(norms):
+        rough = math.hypot(*(known.rough(i) for known in intervals))
+        wander = math.hypot(
+            *(known.wandering * known.changed[i] for known in intervals)
+        )
+        kink = _KINK * max((known.changed[i] for known in intervals), default=0.0)
+        errors.append(_ratio(max(rough, wander, kink), norm))
+    return max(errors)
+
+
+def _error_of_gaps(intervals: Sequence[_Known], weights: Sequence[float]) -> float:
+    """What gaps say that intervals miss of the weights, of the worst of the layers."""
+    errors = [0.0]
+    for i, weight in enumerate(weights):
+        gaps = [known.open_gaps[i] for known in intervals]
+        errors.append(_ratio(max(math.hypot(*gaps), abs(sum(gaps))), weight))
+    return max(errors)
+
+
+def _sums(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Sums over all intervals, of each of their tensors."""
+    return [torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True)]
 
 
 def _ratio(value: float, whole: float) -> float:
@@ -197,6 +319,7 @@ def refine(
     under_way: list[Refined] = []
     missed: list[tuple[float, bool]] = []
     hidden: list[bool] = []
+    lost: list[float] = []
     with tqdm(disable=not show_progress, unit="point") as bar:
         while True:
             under_way += [
@@ -215,9 +338,11 @@ def refine(
                     missed.append((walk.error, walk.spent))
                 elif not walk.resolved:
                     hidden.append(walk.spent)
+                elif walk.lost > tolerance:
+                    lost.append(walk.lost)
             while finished:
                 yield finished.pop()  # its points need not wait for the others'
-    _tell(tolerance, n_steps, num_examples, missed, hidden)
+    _tell(tolerance, n_steps, num_examples, missed, hidden, lost)
 
 
 def _tell(
@@ -226,6 +351,7 @@ def _tell(
     num_examples: int,
     missed: Sequence[tuple[float, bool]],
     hidden: Sequence[bool],
+    lost: Sequence[float],
 ) -> None:
     """
     Warn, once, of examples whose maps may be worse than asked for.
@@ -237,6 +363,8 @@ def _tell(
         missed (sequence of tuple): Estimated errors above the tolerance, and whether
             all intervals were used.
         hidden (sequence of bool): The latter of examples that are not resolved.
+        lost (sequence of float): What unit integrals miss of the output's growth, in
+            shares of the weights, though nothing else is rough.
     """
     reasons = []
     if missed:
@@ -257,6 +385,14 @@ def _tell(
             f"is not sure to be met within n_steps = {n_steps} intervals for "
             f"{len(hidden)} of {num_examples} examples, where more than a third of the "
             f"output's changes lie in one interval: {remedy}"
+        )
+    if lost:
+        reasons.append(
+            f"is not sure to be met for {len(lost)} of {num_examples} examples, where "
+            "the unit integrals add up to something else than the output's growth (by "
+            f"up to {max(lost):.2g} of their size) and finer steps do not change that: "
+            "ignore it if the output also depends on the inputs by a way around the "
+            "layer; otherwise the output changes where gradients do not show it"
         )
     if reasons:
         warn(f"tolerance {tolerance} {'; it '.join(reasons)}")

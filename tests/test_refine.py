@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
-from captum_cams.path import interval_weights
-from tests.models import Function, TwoPart, network, random
+from captum_cams.path import fitted_weights, interval_weights
+from tests.models import Function, TwoPart, network, random, saturating
 from tests.test_layer_eval import Counting, held_rows
 
 METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
@@ -322,3 +322,229 @@ def test_a_jump_ends_in_a_warning_however_many_steps_are_allowed():
                 torch.ones(1, 1, 6, 6), tolerance=0.01, n_steps=1000, return_alphas=True
             )
         assert len(alphas[0]) < 50
+
+
+def capped(a):
+    """The paper's f(x) = 1 - ReLU(1 - x)."""
+    return 1 - torch.relu(1 - a)
+
+
+def told(method, model, x, tolerance, **options):
+    """Maps under a tolerance, and the warnings of it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        maps = method(model, model.layer).attribute(x, tolerance=tolerance, **options)
+    return maps, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tolerance", [0.1, 0.05, 0.01])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_papers_toy_keeps_every_tolerance(method, tolerance, dtype):
+    """A probability by its values, but no logistic: w0 would be 1e11 from 0 to 1."""
+    model = saturating()
+    x = torch.linspace(1.3, 37, 103).to(dtype).view(-1, 1, 1, 1)
+    if dtype == torch.float16 and tolerance == 0.01:
+        pytest.skip("kinks lie between neighbouring numbers")
+    maps, alphas = method(model, model.layer).attribute(
+        x, tolerance=tolerance, return_alphas=True
+    )
+    # I = 1 and A(1) = x; the integral of x alpha up to 1 / x is 1 / (2 x).
+    exact = x.double() if method is LayerRSIGradCam else 0.5 / x.double()
+    error = (maps.double() / exact - 1).abs()
+    assert error.max() <= 2.5 * tolerance
+    assert error.mean() <= tolerance
+    assert sum(map(len, alphas)) <= 18 * len(x)
+
+
+def heads(kind, seed):
+    """Relatives of the toy: kinks of several channels and units, of either sign."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    scale, weight = 15 * draw(3, 2, 2), draw(3, 2, 2)
+    if kind == "differences":
+        weight[1:] *= -0.4
+    model = TwoPart(
+        nn.Identity(),
+        Function(lambda A: (weight * capped(scale * A)).mean((1, 2, 3))),
+    )
+    return model, 2 * draw(1, 3, 2, 2)
+
+
+def bias_free(seed, target=0.9):
+    """ReLUs without biases whose logits lie in (0, 1)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = TwoPart(
+            nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU()),
+            nn.Sequential(
+                nn.Conv2d(4, 8, 3, padding=1, bias=False),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(200, 1, bias=False),
+            ),
+        ).double()
+    x = random(1, 2, 5, 5, seed=seed)
+    with torch.no_grad():
+        model.head[-1].weight *= target / model(x)
+    return model, x
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.03])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["sums", "differences", "bias-free"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_is_small_or_told(method, kind, seed, tolerance):
+    if kind == "bias-free":
+        model, x = bias_free(seed)
+        start = random(1, 2, 5, 5, seed=100 + seed)
+    else:
+        (model, x), start = heads(kind, seed), None
+    exact = method(model, model.layer).attribute(
+        x, start, n_steps=2000, internal_batch_size=500
+    )
+    maps, messages = told(method, model, x, tolerance, baselines=start)
+    error = (maps - exact).abs().sum() / exact.abs().sum()
+    assert error <= 3 * tolerance or messages
+
+
+@pytest.mark.parametrize(
+    "places", [[0.3], [0.31, 0.67], [0.13, 0.29, 0.41, 0.57, 0.83]]
+)
+@pytest.mark.parametrize("steepness", [50, 3000])
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_are_resolved_or_told(method, steepness, places):
+    """Flat ends hide each of them, and none need be a third of the output's growth."""
+    at = torch.tensor(places, dtype=torch.float64)
+    model = TwoPart(
+        nn.Identity(),
+        Function(lambda A: (steepness * (A.mean((2, 3)) - at)).sigmoid().mean(1)),
+    )
+    maps, messages = told(method, model, torch.ones(1, 1, 2, 2).double(), 0.05)
+    # RSI: I = 1 / 4 a unit; IGC: sum of y' = 1 a step, times the place where it is.
+    exact = 0.25 if method is LayerRSIGradCam else at.mean()
+    assert ((maps - exact).abs() <= 0.15 * exact).all() or messages
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_that_stays_where_it_is(method):
+    """Two channels rise and fall alike: neither growth nor gap shows their kinks."""
+    layer = Function(lambda x: torch.cat([x, 2 * x], 1))
+    model = TwoPart(
+        layer,
+        Function(lambda A: (capped(A[:, 0]) - capped(A[:, 1] / 2)).sum((1, 2)) + 3),
+    )
+    for end in (2.9, 7.3, 21.7):
+        x = torch.full((1, 1, 1, 1), end, dtype=torch.float64)
+        exact = method(model, layer).attribute(x, n_steps=4000, relu_attributions=False)
+        options = {"relu_attributions": False, "n_steps": 100}
+        maps, messages = told(method, model, x, 0.05, **options)
+        assert (maps - exact).abs() <= 0.15 * exact.abs() or messages
+
+
+class Around(nn.Module):
+    """Part of the output does not pass through the layer."""
+
+    def __init__(self, output=torch.sigmoid) -> None:
+        super().__init__()
+        self.layer = Function(torch.tanh)
+        self.output = output
+
+    def forward(self, x):
+        a, b = self.layer(x).mean((1, 2, 3)), x.square().mean((1, 2, 3))
+        return self.output(a + b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("output", [torch.sigmoid, lambda z: 3 - z])
+def test_a_gap_that_no_step_closes_is_told_and_costs_little(method, output):
+    model, x = Around(output), random(2, 1, 4, 4)
+    exact = method(model, model.layer).attribute(x, n_steps=2000)
+    words = "for 2 of 2 examples, where the unit integrals add up to something else"
+    with pytest.warns(UserWarning, match=words) as caught:
+        maps, alphas = method(model, model.layer).attribute(
+            x, tolerance=0.02, return_alphas=True
+        )
+    assert len(caught) == 1
+    assert max(map(len, alphas)) <= 20
+    assert (maps - exact).abs().sum() <= 0.05 * exact.sum()
+
+
+def test_rectified_gradients_are_not_to_add_up():
+    model, x = network(gain=5.0), random(2, 2, 6, 6)
+    rsi = LayerRSIGradCam(model, model.layer)
+    options = {"target": 0, "weighting": "positive_gradients"}
+    maps = rsi.attribute(x, tolerance=0.05, **options)  # no warning of a gap
+    exact = rsi.attribute(x, n_steps=500, **options)
+    assert (maps - exact).abs().sum() <= 0.1 * exact.sum()
+
+
+def test_integrated_grad_cam_sees_gradients_where_its_map_starts():
+    """At 0, 1/2 and 1 the map is 0: A(0) - A(0), and a dead unit."""
+    model = TwoPart(
+        nn.Identity(), Function(lambda A: capped(A[:, 0]).sum((1, 2)) + 0 * A.sum())
+    )
+    x = torch.full((1, 2, 1, 1), 9.0)
+    maps = LayerIntegratedGradCam(model, model.layer).attribute(x, tolerance=0.05)
+    assert maps.item() == pytest.approx(0.5 / 9, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tensors", [1, 2])
+def test_logistic_weights_leave_other_outputs_to_the_trapezoid(tensors, dtype):
+    """A linear output in (0, 1) is exact, however few the steps."""
+
+    def split(x):
+        return x if tensors == 1 else (x[:, :1], x[:, 1:])
+
+    def mean(A):
+        return (A if tensors == 1 else torch.cat(A, 1)).mean((1, 2, 3))
+
+    model = TwoPart(Function(split), Function(mean))
+    x = torch.full((2, 3, 4, 4), 0.4, dtype=dtype)
+    for n_steps in (1, 2, 7):
+        for method in METHODS:
+            logistic, plain = (
+                method(model, model.layer).attribute(x, n_steps=n_steps, method=rule)
+                for rule in ("logistic_trapezoid", "riemann_trapezoid")
+            )
+            torch.testing.assert_close(logistic, plain)
+        _, delta = LayerRSIGradCam(model, model.layer).conductance(
+            x, n_steps=n_steps, method="logistic_trapezoid",
+            return_convergence_delta=True,
+        )  # fmt: skip
+        assert delta.abs().max() <= 4 * torch.finfo(dtype).eps
+
+
+def test_logistic_weights_do_not_trust_a_sum_in_which_units_cancel():
+    """The output steps past all gradients, so no rule fits its growth."""
+    model = TwoPart(
+        nn.Identity(),
+        Function(lambda A: A[:, 0].mean((1, 2)) - A[:, 1].mean((1, 2)) + (A[:, 0, 0, 0] > 0.6) / 2),
+    )  # fmt: skip
+    x = torch.ones(1, 2, 2, 2)
+    rsi = LayerRSIGradCam(model, model.layer)
+    units = rsi.conductance(x, n_steps=1, method="logistic_trapezoid")
+    assert units.abs().max() <= 1
+    igc = LayerIntegratedGradCam(model, model.layer)
+    channels = igc.attribute(
+        x, n_steps=1, method="logistic_trapezoid", attr_dim_summation=False
+    )
+    assert channels.abs().max() <= 1
+
+
+def test_weights_are_fitted_interval_by_interval():
+    """A logistic, a straight line, and ends where nothing is known."""
+    ends = torch.tensor([[-3.0, 1.0], [-9.0, 4.0]]).double()
+    y = torch.cat([ends.sigmoid(), torch.tensor([[0.1, 0.4], [0.0, 1.0]]).double()])
+    steep = (ends[:, 1] - ends[:, 0])[:, None] * y[:2] * (1 - y[:2])
+    sums = torch.cat([steep, torch.tensor([[0.3, 0.3], [1.0, 0.0]]).double()])
+    start, end = ((3 * sums[:, i], sums[:, i]) for i in (0, 1))  # units of either sign
+    weights = fitted_weights(y[:, 0], y[:, 1], start, end)
+    logistic = interval_weights("logistic_trapezoid", y[:, 0], y[:, 1])
+    for ours, theirs in zip(weights, logistic, strict=True):
+        torch.testing.assert_close(ours[:2], theirs[:2])
+        assert ours[2:].tolist() == [0.5, 0.5]

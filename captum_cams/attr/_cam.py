@@ -1,7 +1,7 @@
 """What all class activation maps here share: the constructor, pooling, combining."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, TypeVar
 
 import torch
@@ -33,11 +33,12 @@ from captum_cams.layer_eval import (
     along,
     walks,
 )
-from captum_cams.masks import blend, difference, spatial_axes, upsample
+from captum_cams.masks import blend, difference, rounding, spatial_axes, upsample
 from captum_cams.path import (
     IntervalRule,
     Path,
     checked,
+    fitted_weights,
     interval_weights,
     straight_line,
 )
@@ -254,30 +255,67 @@ def unsqueezed(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def slopes(
-    before: Evaluation,
-    after: Evaluation,
-    method: IntervalRule,
-    positive_gradients: bool = False,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def contributions(
+    before: Evaluation, after: Evaluation, positive_gradients: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     r"""
-    An interval of the path: weighted gradients at its start and end, and growth of A.
+    The gradients at the start and the end of an interval, times its growth of A.
 
-    Their products, summed, are the interval's part of a Stieltjes integral. One
-    triple for each tensor of the layer, (n, K, \*spatial) each.
+    Weighted and summed, they are the interval's part of a Stieltjes integral. One
+    pair for each tensor of the layer, (n, K, \*spatial) each.
     """
-    weights = interval_weights(method, before.outputs, after.outputs)
-    for a_before, a_after, g_before, g_after in zip(
+    pairs = []
+    for a0, a1, *gradients in zip(
         before.activations,
         after.activations,
         before.gradients,
         after.gradients,
         strict=True,
     ):
-        start, end = (unsqueezed(weight, a_after) for weight in weights)
+        grown = (a1 - a0).to(precise(a1))
         if positive_gradients:
-            g_before, g_after = g_before.relu(), g_after.relu()
-        yield start * g_before, end * g_after, a_after - a_before
+            gradients = [gradient.relu() for gradient in gradients]
+        start, end = (gradient * grown for gradient in gradients)
+        pairs.append((start, end))
+    return pairs
+
+
+def end_weights(
+    evaluator: LayerEvaluator,
+    before: Evaluation,
+    after: Evaluation,
+    ends: Sequence[tuple[Tensor, Tensor]],
+    method: IntervalRule,
+) -> list[tuple[Tensor, Tensor]]:
+    r"""
+    Weights of an interval's start and end, for each tensor of the layer.
+
+    Both have as many axes as the tensor, (n, 1, 1, ...). ``logistic_trapezoid`` looks
+    at each layer's :func:`contributions`, the `ends`.
+    """
+    outputs = before.outputs, after.outputs
+    starts, stops = zip(*ends, strict=True)
+    pairs = []
+    for start, stop in zip(
+        evaluator.by_layer(starts), evaluator.by_layer(stops), strict=True
+    ):
+        if method == "logistic_trapezoid":
+            weights = fitted_weights(
+                *outputs, _size_and_sum(start), _size_and_sum(stop)
+            )
+        else:
+            weights = interval_weights(method, *outputs)
+        w0, w1 = weights
+        pairs += [(unsqueezed(w0, unit), unsqueezed(w1, unit)) for unit in start]
+    return pairs
+
+
+def _size_and_sum(units: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """L1 norm and sum over all units of a layer, (n,) each."""
+    flat = [unit.flatten(1) for unit in units]  # (n, units)
+    sizes = [unit.abs().sum(1) for unit in flat]
+    sums = [unit.sum(1) for unit in flat]
+    return reduce(torch.add, sizes), reduce(torch.add, sums)
 
 
 def completeness(
@@ -290,9 +328,46 @@ def completeness(
     ]
 
 
-def changes(before: Evaluation, after: Evaluation) -> Tensor:
-    """Growth of the output over an interval, (n,); 0 if it may be mere rounding."""
-    return difference(after.outputs, before.outputs)
+def sketched(
+    evaluator: LayerEvaluator,
+    before: Evaluation,
+    after: Evaluation,
+    maps: Sequence[Tensor],
+    disagreements: Sequence[Tensor],
+    units: Sequence[Tensor],
+    wandering: float = 0.0,
+) -> Interval:
+    """
+    An interval of one example's path, as a refinement takes it.
+
+    Growth and gaps that may be mere rounding are 0.
+
+    Args:
+        evaluator (LayerEvaluator): The layers.
+        before (Evaluation): The interval's start.
+        after (Evaluation): Its end.
+        maps (sequence of Tensor): What it adds to each map.
+        disagreements (sequence of Tensor): What its end adds more than its start.
+        units (sequence of Tensor): Its part of the unit integrals.
+        wandering (float): As of :class:`Interval`.
+    """
+    y0, y1 = before.outputs, after.outputs
+    layers = evaluator.by_layer(units)
+    gaps = torch.cat(completeness(evaluator, units, y1 - y0))  # (L,)
+    sizes = torch.stack(
+        [reduce(torch.add, [unit.abs().sum() for unit in layer]) for layer in layers]
+    )
+    numbers = sizes + torch.maximum(y0.abs(), y1.abs())  # (L,), what makes a gap
+    step = max(torch.finfo(t.dtype).eps for t in (y1, *after.activations))
+    noise = torch.maximum(rounding(numbers), 2 * step * numbers)
+    return Interval(
+        tuple(maps),
+        tuple(disagreements),
+        difference(y1, y0)[0],
+        torch.where(gaps.abs() > noise, gaps, 0),
+        tuple(torch.cat([total(unit).flatten() for unit in layer]) for layer in layers),
+        wandering,
+    )
 
 
 def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) -> Any:

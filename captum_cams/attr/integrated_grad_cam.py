@@ -12,16 +12,15 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import check_count, check_flags, check_nodes
 from captum_cams.attr._cam import (
     PathCamAttribution,
-    changes,
     combine,
-    completeness,
     concatenate,
+    contributions,
+    end_weights,
     in_order,
     interval_rule,
     precise,
-    slopes,
+    sketched,
     total,
-    unsqueezed,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
 from captum_cams.path import (
@@ -29,11 +28,14 @@ from captum_cams.path import (
     IntervalRule,
     Path,
     Rule,
-    interval_weights,
     quadrature,
     straight_line,
 )
 from captum_cams.refine import Interval
+
+# Gradients of deep networks wander at random along the path. Weights of RSI-Grad-CAM
+# average that out over the units; maps of single points do not.
+_WANDERING = 1 / 3
 
 
 class LayerIntegratedGradCam(PathCamAttribution):
@@ -135,8 +137,9 @@ class LayerIntegratedGradCam(PathCamAttribution):
             method (str, optional): Quadrature rule: ``riemann_trapezoid``,
                 ``riemann_left``, ``riemann_middle``, ``riemann_right`` (eq. 6),
                 ``gausslegendre``, or ``logistic_trapezoid``, which weighs both ends
-                of an interval by the probabilities there. Default: None,
-                ``riemann_trapezoid``, or with a `tolerance` ``logistic_trapezoid``
+                of an interval by the probabilities there, and equally where the layer's
+                gradients do not follow these. Default: None, ``riemann_trapezoid``, or
+                with a `tolerance` ``logistic_trapezoid``
             internal_batch_size (int, optional): Most points that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size; never all at once
@@ -151,11 +154,15 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 share of it (in L1 norms), and no interval holds more than a third of
                 the output's variation, which takes 4 intervals at least. That is an
                 estimate, no bound: below the last block of trained networks errors
-                come out two or three times as large. Its rule takes outputs in [0, 1]
-                for probabilities; where they are none, ``riemann_trapezoid`` takes
-                fewer points. All points of the examples under way, as many as fill a
-                batch, are held in memory. One warning tells how many examples miss
-                it, and why. Default: None, `n_steps` equal intervals
+                come out twice as large. The layer's unit integrals (those of
+                :class:`LayerRSIGradCam`) are made along with the map, and what they
+                miss of the output's growth counts as an error, as far as finer steps
+                change it. One warning tells how many examples miss it, and why; also of
+                how many the unit integrals miss more of the output's growth than
+                allowed, though finer steps do not change that: part of the output goes
+                around the layer, or jumps. All points of the examples under way, as
+                many as fill a batch, are held in memory. Default: None, `n_steps` equal
+                intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
             path (Callable): From the baselines to the inputs, one of
@@ -210,7 +217,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
         places: dict[int, Tensor] = {}
         for walk in walks:
             if over_intervals:
-                maps, start = _over_intervals(walk, rule, options)
+                maps, start = _over_intervals(evaluator, walk, rule, options)
             else:
                 maps, start = _over_nodes(walk, weights, options)
             results[walk.examples[0]] = tuple(
@@ -248,7 +255,10 @@ def _over_nodes(
 
 
 def _over_intervals(
-    walk: Walk, rule: IntervalRule, options: dict[str, bool]
+    evaluator: LayerEvaluator,
+    walk: Walk,
+    rule: IntervalRule,
+    options: dict[str, bool],
 ) -> tuple[list[Tensor], Evaluation]:
     """Eq. 5 as a sum over intervals, whose ends the outputs there weigh."""
     start = previous = next(walk.points)
@@ -257,12 +267,12 @@ def _over_intervals(
     widths = [b - a for a, b in pairwise(walk.alphas)]
     for width, point in zip(widths, walk.points, strict=True):
         after = _integrand(point, start, options)
-        w_before, w_after = interval_weights(rule, previous.outputs, point.outputs)
-        for integral, m_before, m_after in zip(maps, before, after, strict=True):
-            integral += width * (
-                unsqueezed(w_before, m_before) * m_before
-                + unsqueezed(w_after, m_after) * m_after
-            )
+        ends = contributions(previous, point)
+        weights = end_weights(evaluator, previous, point, ends, rule)
+        for integral, (w0, w1), m0, m1 in zip(
+            maps, weights, before, after, strict=True
+        ):
+            integral += width * (w0 * m0 + w1 * m1)
         before, previous = after, point
     return maps, start
 
@@ -277,19 +287,24 @@ def _sketch(
 ) -> Interval:
     """An interval's share of the map, for a refinement of the path."""
     before, after = points[start], points[end]
-    w_before, w_after = interval_weights(rule, before.outputs, after.outputs)
-    maps, differences = [], []
-    for m_before, m_after in zip(
-        _integrand(before, points[0.0], options),
-        _integrand(after, points[0.0], options),
-        strict=True,
-    ):
-        at_start = (end - start) * unsqueezed(w_before, m_before) * m_before
-        at_end = (end - start) * unsqueezed(w_after, m_after) * m_after
-        maps.append(at_start + at_end)
-        differences.append(at_end - at_start)
-    units = [(g0 + g1) * growth for g0, g1, growth in slopes(before, after, rule)]
-    gaps = torch.cat(completeness(evaluator, units, after.outputs - before.outputs))
-    return Interval(
-        tuple(maps), tuple(differences), changes(before, after)[0], gaps.abs().amax()
-    )
+    ends = contributions(before, after)
+    weights = end_weights(evaluator, before, after, ends, rule)
+    at_start = _integrand(before, points[0.0], options)
+    at_end = _integrand(after, points[0.0], options)
+    maps = [
+        (end - start) * (w0 * m0 + w1 * m1)
+        for (w0, w1), m0, m1 in zip(weights, at_start, at_end, strict=True)
+    ]
+    if start == 0:
+        # There the map is 0 whatever the gradient is, and would agree with what comes:
+        # it is compared as if the feature maps were those of the end already.
+        same = after._replace(gradients=before.gradients)
+        at_start = _integrand(same, points[0.0], options)
+    differences = [
+        (end - start) * (w1 * m1 - w0 * m0)
+        for (w0, w1), m0, m1 in zip(weights, at_start, at_end, strict=True)
+    ]
+    units = [
+        w0 * u0 + w1 * u1 for (w0, w1), (u0, u1) in zip(weights, ends, strict=True)
+    ]
+    return sketched(evaluator, before, after, maps, differences, units, _WANDERING)

@@ -11,15 +11,16 @@ from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._checks import check_choice, check_count, check_flags
 from captum_cams.attr._cam import (
     PathCamAttribution,
-    changes,
     combine,
     completeness,
     concatenate,
+    contributions,
+    end_weights,
     in_order,
     interval_rule,
     pool,
     precise,
-    slopes,
+    sketched,
 )
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
 from captum_cams.masks import difference
@@ -92,7 +93,8 @@ class LayerRSIGradCam(PathCamAttribution):
       not depend; and a feature map of twice the scale counts twice.
     - The weightings ``positive``, ``selected`` and ``positive_gradients`` are not
       linear, and the last is not complete. ``logistic_trapezoid`` is not linear and
-      knows the scale of the output, as it takes it for a probability.
+      knows the scale of the output, as it takes it for a probability where the layer's
+      gradients follow it as one.
 
     Source: M. Lucas, M. Lerma, J. Furst, D. Raicu, "RSI-Grad-CAM: Visual Explanations
     from Deep Networks via Riemann-Stieltjes Integrated Gradient-based Localization",
@@ -167,9 +169,10 @@ class LayerRSIGradCam(PathCamAttribution):
             method (str, optional): Where an interval's gradient is taken: at both
                 ends, mean (``riemann_trapezoid``), at its end (``riemann_right``,
                 eq. 18) or its start (``riemann_left``). ``logistic_trapezoid`` weighs
-                both ends by the probabilities there and is far better than the mean
-                where the output is one. Default: None, ``riemann_trapezoid``, or with
-                a `tolerance` ``logistic_trapezoid``
+                both ends by the probabilities there, which is far better than the mean
+                where the output is one; where the layer's gradients do not follow them
+                it takes the mean. Default: None, ``riemann_trapezoid``, or with a
+                `tolerance` ``logistic_trapezoid``
             internal_batch_size (int, optional): Most points that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size; never all at once
@@ -190,13 +193,15 @@ class LayerRSIGradCam(PathCamAttribution):
                 each example, until the estimated error of its signed map, summed over
                 the channels and rectified, is at most this share of it (in L1 norms),
                 and no interval holds more than a third of the output's variation,
-                which takes 4 intervals at least. That is an estimate, no bound; on
-                trained networks it is right within a factor of two in most cases. Its
-                rule takes outputs in [0, 1] for probabilities; where they are none,
-                ``riemann_trapezoid`` takes fewer points. All points of the examples
-                under way, as many as fill a batch, are held in memory. One warning
-                tells how many examples miss it, and why. Default: None, `n_steps`
-                equal intervals
+                which takes 4 intervals at least. What the unit integrals miss of the
+                output's growth counts as an error, as far as finer steps change it.
+                That is an estimate, no bound; on trained networks it is right within a
+                factor of two in most cases. One warning tells how many examples miss
+                it, and why; also of how many the unit integrals miss more of the
+                output's growth than allowed, though finer steps do not change that:
+                part of the output goes around the layer, or jumps. All points of the
+                examples under way, as many as fill a batch, are held in memory.
+                Default: None, `n_steps` equal intervals
             return_alphas (bool): Whether the points used are returned as well.
                 Default: False
             path (Callable): From the baselines to the inputs, one of
@@ -372,7 +377,7 @@ class LayerRSIGradCam(PathCamAttribution):
         results: dict[int, tuple[Tensor, ...]] = {}
         places: dict[int, Tensor] = {}
         for walk in walks:
-            integral = _integrate(walk.points, rule, positive_gradients)
+            integral = _integrate(evaluator, walk.points, rule, positive_gradients)
             deltas = completeness(evaluator, integral.units, integral.rise)
             results[walk.examples[0]] = (*explain(integral), *deltas)
             places |= {i: torch.tensor(walk.alphas) for i in walk.examples}
@@ -386,24 +391,30 @@ class LayerRSIGradCam(PathCamAttribution):
 
 
 def _integrate(
-    points: Iterator[Evaluation], method: IntervalRule, positive_gradients: bool = False
+    evaluator: LayerEvaluator,
+    points: Iterator[Evaluation],
+    method: IntervalRule,
+    positive_gradients: bool = False,
 ) -> _Integral:
     """Eq. 18: the sum over a path's intervals of gradient times growth of A."""
-    start = previous = next(points)
+    first = previous = next(points)
     units = tuple(
         torch.zeros_like(activations, dtype=precise(activations))
-        for activations in start.activations
+        for activations in first.activations
     )
     for point in points:
-        intervals = slopes(previous, point, method, positive_gradients)
-        for integral, (g_start, g_end, growth) in zip(units, intervals, strict=True):
-            integral.addcmul_(g_start + g_end, growth)
+        ends = contributions(previous, point)
+        weights = end_weights(evaluator, previous, point, ends, method)
+        if positive_gradients:
+            ends = contributions(previous, point, positive_gradients)
+        for integral, (w0, w1), (start, end) in zip(units, weights, ends, strict=True):
+            integral += torch.addcmul(w0 * start, w1, end)
         previous = point
     return _Integral(
         units,
-        start.activations,
+        first.activations,
         previous.activations,
-        previous.outputs - start.outputs,
+        previous.outputs - first.outputs,
     )
 
 
@@ -417,21 +428,23 @@ def _sketch(
 ) -> Interval:
     """An interval's share of the signed map, for a refinement of the path."""
     before, after = points[start], points[end]
+    ends = contributions(before, after)
+    weights = end_weights(evaluator, before, after, ends, rule)
+    if positive_gradients:
+        ends = contributions(before, after, positive_gradients)
     maps, differences, units = [], [], []
-    for (g_start, g_end, growth), last in zip(
-        slopes(before, after, rule, positive_gradients),
-        points[1.0].activations,
-        strict=True,
+    for (w0, w1), (u0, u1), last in zip(
+        weights, ends, points[1.0].activations, strict=True
     ):
-        at_start, at_end = g_start * growth, g_end * growth
+        at_start, at_end = w0 * u0, w1 * u1
         units.append(at_start + at_end)
         maps.append(combine(pool(units[-1]), last, relu=False, summation=True))
         difference = pool(at_end - at_start)
         differences.append(combine(difference, last, relu=False, summation=True))
-    gaps = torch.cat(completeness(evaluator, units, after.outputs - before.outputs))
-    return Interval(
-        tuple(maps), tuple(differences), changes(before, after)[0], gaps.abs().amax()
-    )
+    interval = sketched(evaluator, before, after, maps, differences, units)
+    if positive_gradients:  # their integrals are not to add up to the output's growth
+        interval = interval._replace(gaps=torch.zeros_like(interval.gaps))
+    return interval
 
 
 def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> Tensor:
