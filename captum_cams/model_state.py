@@ -7,7 +7,7 @@ Knows neither layers nor targets, only that modules run while a pass is under wa
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -65,7 +65,7 @@ class ModelState:
         """Around a forward pass and its backward pass: buffers stay as found."""
         first = not self._passes
         with _LOCK:
-            held = [module for module in self._modules if module._buffers]
+            held = [module for module in self._modules if _registered(module)[1]]
             for module in held:
                 state = _UNDER_WAY.get(module) or self._as_found(module)
                 _UNDER_WAY[module] = state
@@ -201,8 +201,10 @@ class _OwnState:
             name: (tensor, _version(tensor), _copy(tensor))
             for name, tensor in _own_tensors(module).items()
         }
+        parameters, buffers = _registered(module)
+        self.parameters = frozenset(parameters)
         # What a lazy module initializes in its first pass stays.
-        self.lazy = {*module._parameters, *module._buffers} - self.found.keys()
+        self.lazy = {*parameters, *buffers} - self.found.keys()
         self.attributes: dict[str, Any] = {}
 
     def note_attributes(self, module: Module) -> None:
@@ -231,7 +233,7 @@ class _OwnState:
             closely (bool): Whether values are compared where versions are the same.
         """
         now = _own_tensors(module)
-        names = (now.keys() | self.found.keys()) - self.lazy - module._parameters.keys()
+        names = (now.keys() | self.found.keys()) - self.lazy - self.parameters
         return sorted(name for name in names if self._differs(name, now, closely))
 
     def put_back(self, module: Module, changed: bool) -> None:
@@ -270,11 +272,19 @@ class _OwnState:
 
 def _own_tensors(module: Module) -> dict[str, Tensor | None]:
     """A module's own parameters and buffers, which are not still to be initialized."""
-    if isinstance(module, ScriptModule):
-        return dict(module.named_buffers(recurse=False))
-    # `named_buffers` takes ten times as long.
-    tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
+    parameters, buffers = _registered(module)
+    tensors = {**parameters, **buffers}
     return {name: t for name, t in tensors.items() if t is None or not is_lazy(t)}
+
+
+def _registered(
+    module: Module,
+) -> tuple[Mapping[str, Tensor | None], Mapping[str, Tensor | None]]:
+    """A module's own parameters and buffers; of a scripted one the buffers alone."""
+    if isinstance(module, ScriptModule):
+        return {}, dict(module.named_buffers(recurse=False))
+    # `named_buffers` takes ten times as long.
+    return module._parameters, module._buffers
 
 
 def _version(tensor: Tensor | None) -> int:

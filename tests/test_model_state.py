@@ -339,6 +339,35 @@ def test_buffers_of_all_kinds(as_function):
     close(maps, expected)
 
 
+class Moving(nn.Module):
+    """What can be scripted, unlike the observers above."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("high", torch.tensor(0.1, dtype=torch.float64))
+
+    def forward(self, A):
+        self.high.copy_(torch.maximum(self.high, A.detach().abs().max()))
+        return A / self.high
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize("name", OURS)
+def test_scripted_parts(name, as_function):
+    model, plain = network(), network()
+    plain.layer.append(Moving())
+    model.layer.append(torch.jit.script(Moving()))
+    layers = [part.eval().layer[1] for part in (model, plain)]
+    forward = (lambda x: model(x)) if as_function else model
+    expected, _ = recorded(explain, name, plain, layers[1], X, target=0)
+    maps, told = recorded(explain, name, forward, layers[0], X, target=0)
+    close(maps, expected)
+    assert "changes its buffer high" in told[0]
+    assert model.layer[2].high == 0.1
+
+
 def test_modules_still_to_be_initialized():
     model = network()
     model.layer.append(nn.LazyBatchNorm2d(dtype=torch.float64))
@@ -613,37 +642,22 @@ def test_nothing_waits_for_another_model(name):
         close(waiting[0].result(), expected)
 
 
+@pytest.mark.parametrize("worker", [False, True])
 @pytest.mark.parametrize("name", OURS)
-def test_a_worker_of_the_model_may_explain_something(name):
-    """Even the same layer of the same model: it waits for nobody."""
-    model = network()
-    expected = explain(name, model, model.layer, X, target=0)
-    answers = []
+def test_a_model_may_explain_something_itself(name, worker):
+    """Even its own layer, whose hooks are set; or it waits for a worker that does."""
+    model, answers = network(), []
+    ask = partial(explain, name, model, model.layer, X, target=0)
+    expected = ask()
 
     def forward(x):
         if not answers:
             answers.append(None)
-            with ThreadPoolExecutor(1) as pool:
-                answers[0] = pool.submit(
-                    explain, name, model, model.layer, X, target=0
-                ).result(timeout=60)
-        return model(x)
-
-    close(explain(name, forward, model.layer, X, target=0), expected)
-    close(answers[0], expected)
-
-
-@pytest.mark.parametrize("name", WITH_LAYER)
-def test_a_model_may_explain_something_itself(name):
-    """The hooks of both sit on one layer."""
-    model = network()
-    expected = explain(name, model, model.layer, X, target=0)
-    answers = []
-
-    def forward(x):
-        if not answers:
-            answers.append(None)
-            answers[0] = explain(name, model, model.layer, X, target=0)
+            if worker:
+                with ThreadPoolExecutor(1) as pool:
+                    answers[0] = pool.submit(ask).result(timeout=60)
+            else:
+                answers[0] = ask()
         return model(x)
 
     close(explain(name, forward, model.layer, X, target=0), expected)
