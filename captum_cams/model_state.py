@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.jit import ScriptModule
 from torch.nn import Module
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from captum_cams._checks import warn_of_training, warn_of_unsteadiness
 from captum_cams.watch import Watch, generators, generators_kept
@@ -168,7 +168,7 @@ class ModelState:
         state = self._states.get(module)
         if state is None or not state.is_of(module):
             self._states[module] = state = _OwnState(module)
-        state.note_attributes(module)
+        state.attributes = dict(vars(module))
         return state
 
     def _put_back(self, modules: list[Module]) -> None:
@@ -178,13 +178,15 @@ class ModelState:
                 state = _UNDER_WAY[module]
                 # Batch normalization changes its statistics, but not their versions.
                 closely = not self._passes or module.training or module in self._changed
-                changed = state.changed(module, closely)
+                same = not closely and state.is_of(module)
+                changed = [] if same else state.changed(module, closely)
                 if changed:
                     self._changed[module] = changed
                 state.users -= 1
                 if not state.users:
                     del _UNDER_WAY[module]
-                    state.put_back(module, bool(changed))
+                    if not same:
+                        state.put_back(module, bool(changed))
 
 
 class _OwnState:
@@ -203,26 +205,21 @@ class _OwnState:
         }
         parameters, buffers = _registered(module)
         self.parameters = frozenset(parameters)
+        self.buffers = len(buffers)
         # What a lazy module initializes in its first pass stays.
         self.lazy = {*parameters, *buffers} - self.found.keys()
         self.attributes: dict[str, Any] = {}
 
-    def note_attributes(self, module: Module) -> None:
-        """Plain numbers, words and tensors beside the buffers."""
-        plain = (bool, int, float, str, Tensor, type(None))
-        self.attributes = {
-            key: value
-            for key, value in vars(module).items()
-            if isinstance(value, plain)
-        }
-
     def is_of(self, module: Module) -> bool:
-        """Whether the module's tensors are still those that were found."""
-        now = _own_tensors(module)
-        return now.keys() == self.found.keys() and all(
-            tensor is self.found[name][0] and _version(tensor) == self.found[name][1]
-            for name, tensor in now.items()
-        )
+        """Whether the module's buffers are still those that were found."""
+        buffers = _registered(module)[1]
+        if len(buffers) != self.buffers:
+            return False
+        for name, buffer in buffers.items():
+            tensor, version, _ = self.found.get(name, _MISSING)
+            if tensor is not buffer or _version(buffer) != version:
+                return False
+        return True
 
     def changed(self, module: Module, closely: bool) -> list[str]:
         """
@@ -248,7 +245,9 @@ class _OwnState:
         if changed:
             for name in now.keys() - self.found.keys() - self.lazy:
                 delattr(module, name)
-            vars(module).update(self.attributes)
+            plain = (bool, int, float, str, Tensor, type(None))
+            found = self.attributes.items()
+            vars(module).update({k: v for k, v in found if isinstance(v, plain)})
         for name, (tensor, _, copy) in self.found.items():
             if now.get(name) is not tensor:
                 setattr(module, name, tensor)
@@ -274,7 +273,15 @@ def _own_tensors(module: Module) -> dict[str, Tensor | None]:
     """A module's own parameters and buffers, which are not still to be initialized."""
     parameters, buffers = _registered(module)
     tensors = {**parameters, **buffers}
-    return {name: t for name, t in tensors.items() if t is None or not is_lazy(t)}
+    # `is_lazy` takes ten times as long.
+    lazy = [name for name, t in tensors.items() if type(t) in _LAZY]
+    for name in lazy:
+        del tensors[name]
+    return tensors
+
+
+_MISSING = (torch.empty(0), -1, None)
+_LAZY = (UninitializedBuffer, UninitializedParameter)
 
 
 def _registered(
@@ -337,8 +344,9 @@ def _find_modules(forward_func: Any) -> list[Module]:
             if isinstance(value, Module):
                 parts = list(value.modules())
                 found.update(dict.fromkeys(parts))
-                held = (item for part in parts for item in vars(part).values())
                 # Lists of modules that no ModuleList holds.
+                own = [p for p in parts if not type(p).__module__.startswith("torch.")]
+                held = (item for part in own for item in vars(part).values())
                 waiting += [item for item in held if isinstance(item, (list, tuple))]
             else:
                 waiting += _parts_of(value)

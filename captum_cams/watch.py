@@ -4,17 +4,16 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -40,6 +39,24 @@ def generators_kept() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+class _Operation(NamedTuple):
+    """What is known of an operation by itself."""
+
+    name: str
+    is_batch_norm: bool
+    seeded: bool  # whether it may draw random numbers
+
+    @classmethod
+    def of(cls, func: Any) -> "_Operation":
+        packet = getattr(func, "overloadpacket", func)
+        name = getattr(packet, "__name__", "")
+        seeded = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        return cls(name, "batch_norm" in name, seeded)
+
+
+_OPERATIONS: dict[Any, _Operation] = {}
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -69,35 +86,33 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        here = self._running[-1]
-        seeded = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
-        before = torch.get_rng_state() if seeded else None
+        known = _OPERATIONS.get(func)
+        if known is None:
+            known = _OPERATIONS[func] = _Operation.of(func)
+        before = torch.get_rng_state() if known.seeded else None
         result = func(*args, **kwargs)
         # Some operations can draw, but do so on request alone.
         drew = before is not None and not torch.equal(before, torch.get_rng_state())
         if drew or isinstance(kwargs.get("generator"), torch.Generator):
-            self.drawing.add(here)
+            self.drawing.add(self._running[-1])
         x: Any = args[0] if args else None
-        is_tensor = isinstance(x, Tensor) and not (
-            isinstance(x, Parameter) or is_lazy(x)
-        )
-        if self.rows > 1 and is_tensor and x.is_floating_point():
-            packet = getattr(func, "overloadpacket", func)
-            name = getattr(packet, "__name__", "")
+        if self.rows > 1 and type(x) is Tensor and x.is_floating_point():
             batch = x.shape[:1] == (self.rows,)
-            if "batch_norm" in name:
+            if known.is_batch_norm:
                 # An instance normalization has all rows in the second axis.
                 rows = x.shape[0] % self.rows == 0
                 if rows and any(argument is True for argument in args):
-                    self.statistics.add(here)
+                    self.statistics.add(self._running[-1])
             elif self._joins(x, batch, result) or (
-                batch and _moves_rows(name, x.dim(), args[1:])
+                batch and _moves_rows(known.name, x.dim(), args[1:])
             ):
-                self.mixing.add(here)
+                self.mixing.add(self._running[-1])
         return result
 
     def _joins(self, x: Tensor, batch: bool, result: Any) -> bool:
         """Whether what came of x is smaller and no batch any more."""
+        if isinstance(result, Tensor) and result.shape == x.shape:
+            return False
         results = result if isinstance(result, (tuple, list)) else [result]
         return all(
             isinstance(part, Tensor)
@@ -146,22 +161,29 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 handle.remove()
 
 
-# Operations that go along the axis that they are given.
-_ALONG = (
-    "transpose",
-    "flip",
-    "roll",
-    "sort",
-    "cumsum",
-    "gather",
-    "index_select",
-    "_softmax",
-    "_log_softmax",
+# Operations that may move rows, or go along the axis that they are given.
+_MOVING = frozenset(
+    [
+        "permute",
+        "t",
+        "index",
+        "transpose",
+        "flip",
+        "roll",
+        "sort",
+        "cumsum",
+        "gather",
+        "index_select",
+        "_softmax",
+        "_log_softmax",
+    ]
 )
 
 
 def _moves_rows(name: str, dim: int, args: tuple[Any, ...]) -> bool:
     """Whether an operation moves the first axis, goes along it, or picks from it."""
+    if name not in _MOVING:
+        return False
     if name == "permute":
         return bool(args[0][0] % dim)
     if name == "t":
@@ -169,6 +191,4 @@ def _moves_rows(name: str, dim: int, args: tuple[Any, ...]) -> bool:
     if name == "index":
         return args[0][0] is not None
     axes = [axis for arg in args for axis in (arg if isinstance(arg, list) else [arg])]
-    return name in _ALONG and any(
-        type(axis) is int and axis % dim == 0 for axis in axes
-    )
+    return any(type(axis) is int and axis % dim == 0 for axis in axes)
