@@ -17,7 +17,7 @@ from torch import nn
 
 from captum_cams import metrics
 from captum_cams.baselines import neutral
-from tests.methods import BY_GRADIENT, OURS, SMALL, WITH_LAYER, build, explain
+from tests.methods import BY_GRADIENT, OURS, WITH_LAYER, explain
 from tests.models import Function, TwoPart, network, random
 
 X = random(3, 2, 6, 6)
@@ -611,16 +611,6 @@ def test_rows_that_are_not_mixed_are_silent(name, separate):
 # Threads
 
 
-class Slow(nn.Module):
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-
-    def forward(self, A):
-        time.sleep(self.seconds)
-        return A
-
-
 @pytest.mark.parametrize("name", OURS)
 def test_nothing_waits_for_another_model(name):
     """A model that never comes back holds nobody up, whatever asked for it."""
@@ -711,24 +701,26 @@ def test_passes_of_other_threads_are_not_taken_for_this_ones(name):
     assert not wrong
 
 
-def test_models_in_parallel():
-    """Passes that wait overlap: four threads take hardly longer than one."""
+@pytest.mark.parametrize("name", OURS)
+def test_models_run_at_the_same_time(name):
+    """Each pass waits for one of each of the others: one after the other never ends."""
+    meeting = threading.Barrier(4)
+
+    def together(A):
+        meeting.wait(timeout=60)
+        return A
+
     models = [network() for _ in range(4)]
     for model in models:
-        model.layer.append(Slow(0.02))
-    options = {"target": 0, "internal_batch_size": 1, **SMALL["rsi-grad-cam"]}
+        model.layer.append(Function(together))
 
     def run(model):
-        started = time.perf_counter()
-        build("rsi-grad-cam", model, model.layer).attribute(X, **options)
-        return time.perf_counter() - started
+        return explain(name, model, model.layer, X, target=0, internal_batch_size=1)
 
-    alone = run(models[0])
     with ThreadPoolExecutor(4) as pool:
-        started = time.perf_counter()
-        list(pool.map(run, models))
-        together = time.perf_counter() - started
-    assert together < 3 * alone
+        maps = list(pool.map(run, models))
+    for others in maps[1:]:
+        close(others, maps[0])
 
 
 def test_text_of_the_warnings():
