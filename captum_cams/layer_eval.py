@@ -26,6 +26,7 @@ from captum_cams._checks import (
 )
 from captum_cams._nested import find_tensors, map_tensors
 from captum_cams.missing_gradients import Missing, why_missing
+from captum_cams.model_state import version_of
 from captum_cams.path import Path
 from captum_cams.reshape import (
     Transform,
@@ -279,7 +280,7 @@ class LayerEvaluator:
             kept: Any = tuple(leaves[id(tensor)] for tensor in wanted)
         else:
             kept = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), given)
-        versions = [_version(leaf) for leaf in leaves.values()]
+        versions = [version_of(leaf) for leaf in leaves.values()]
         return _Use(kept, list(leaves.values()), versions), replaced
 
     def _leaf(self, tensor: Tensor) -> Tensor:
@@ -414,11 +415,7 @@ def _all_uses(uses: _Uses) -> list[_Use]:
 
 
 def _is_overwritten(use: _Use) -> bool:
-    return [_version(leaf) for leaf in use.leaves] != use.versions
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return [version_of(leaf) for leaf in use.leaves] != use.versions
 
 
 _UNREACHED = (

@@ -106,7 +106,7 @@ class ModelState:
             (module, f"changes its {_listed('buffer', names)} as it runs")
             for module, names in self._changed.items()
         ]
-        reasons += self._look(watch or Watch(1), outputs, run)
+        reasons += self._look(watch, outputs, run)
         training = {m for m, _ in reasons if m is not None and m.training}
         if training:
             warn_of_training({type(module).__name__ for module in training})
@@ -125,10 +125,13 @@ class ModelState:
         name = next((name for name, part in parts if part is module), "")
         return f"{type(module).__name__} '{name}'" if name else type(module).__name__
 
-    def _look(self, watch: Watch, outputs: Tensor | None, run: _Run) -> _Reasons:
+    def _look(self, watch: Watch | None, outputs: Tensor | None, run: _Run) -> _Reasons:
         """Modules that draw random numbers or mix the rows of a batch, and how."""
-        definite = self._drew or bool(watch.statistics or watch.drawing)
-        if not (definite or watch.mixing) or self._looks == _LOOKS:
+        definite, suspected = self._drew, False
+        if watch is not None:
+            definite |= bool(watch.statistics or watch.drawing)
+            suspected = bool(watch.mixing)
+        if not (definite or suspected) or self._looks == _LOOKS:
             return []
         self._looks += 1
         with generators_kept():
@@ -200,7 +203,7 @@ class _OwnState:
     def __init__(self, module: Module) -> None:
         self.users = 0  # passes of any thread that are inside
         self.found = {
-            name: (tensor, _version(tensor), _copy(tensor))
+            name: (tensor, version_of(tensor), _copy(tensor))
             for name, tensor in _own_tensors(module).items()
         }
         parameters, buffers = _registered(module)
@@ -217,7 +220,7 @@ class _OwnState:
             return False
         for name, buffer in buffers.items():
             tensor, version, _ = self.found.get(name, _MISSING)
-            if tensor is not buffer or _version(buffer) != version:
+            if tensor is not buffer or version_of(buffer) != version:
                 return False
         return True
 
@@ -256,13 +259,13 @@ class _OwnState:
                     tensor.resize_(copy.shape)
                 if not _is_equal(tensor, copy):
                     tensor.copy_(copy)
-            self.found[name] = (tensor, _version(tensor), copy)
+            self.found[name] = (tensor, version_of(tensor), copy)
 
     def _differs(self, name: str, now: dict[str, Tensor | None], closely: bool) -> bool:
         if name not in now or name not in self.found:
             return True
         tensor, version, copy = self.found[name]
-        same = now[name] is tensor and _version(tensor) == version
+        same = now[name] is tensor and version_of(tensor) == version
         if same and (not closely or copy is None):
             return False
         equal = _is_equal(now[name], copy)
@@ -294,7 +297,8 @@ def _registered(
     return module._parameters, module._buffers
 
 
-def _version(tensor: Tensor | None) -> int:
+def version_of(tensor: Tensor | None) -> int:
+    """How often a tensor was written to, as far as PyTorch counts that."""
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
