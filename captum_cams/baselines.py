@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_all_positive,
     check_baselines,
     check_blur,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import check_batch, check_finite, check_recorded
 from captum_cams._nested import map_tensors
+from captum_cams._validation import check_batch, check_finite, check_recorded
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.target_output import outputs_in_chunks
 

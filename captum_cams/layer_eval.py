@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import DataParallel, Module
 from tqdm import tqdm
 
-from captum_cams._checks import (
+from captum_cams._nested import find_tensors, map_tensors
+from captum_cams._validation import (
     check_batch,
     check_feature_maps,
     check_finite,
@@ -24,7 +25,6 @@ from captum_cams._checks import (
     warn_of_uses,
     warn_of_zeros,
 )
-from captum_cams._nested import find_tensors, map_tensors
 from captum_cams.missing_gradients import Missing, why_missing
 from captum_cams.model_state import version_of
 from captum_cams.path import Path

@@ -25,7 +25,7 @@ from torch.jit import ScriptModule
 from torch.nn import Module
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from captum_cams._checks import warn_of_training, warn_of_unsteadiness
+from captum_cams._validation import warn_of_training, warn_of_unsteadiness
 from captum_cams.watch import Watch, generators, generators_kept
 
 # What all threads share: the modules inside of a pass, and its lock.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_blur,
     check_callable,
     check_choice,

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_axes,
     check_feature_maps,
     check_one_tensor,

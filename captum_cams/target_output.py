@@ -23,7 +23,7 @@ from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_cams._captum import TargetType, run_forward
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_count,
     check_finite,
     check_output,

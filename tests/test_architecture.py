@@ -9,7 +9,7 @@ ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
     ["_captum", "_nested"],
-    ["_checks", "watch"],
+    ["_validation", "watch"],
     [
         "path",
         "masks",

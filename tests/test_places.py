@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_cams._checks import UserError
+from captum_cams._validation import UserError
 from captum_cams.evaluation.networks import Network, load_transform, spelled
 from captum_cams.evaluation.places import find_places
 from captum_cams.reshape import channels_last, vit_tokens

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams._captum import BaselineType, TargetType
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_baselines,
     check_callable,
     check_choice,

@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_baselines,
     check_callable,
     check_count,

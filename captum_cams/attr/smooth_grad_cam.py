@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_count,
     check_flags,
     check_inputs,

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_baselines,
     check_black_and_white,
     check_callable,

@@ -26,7 +26,7 @@ from captum_cams import (
     Rise,
     ScoreCam,
 )
-from captum_cams._checks import UserError
+from captum_cams._validation import UserError
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS
 from captum_cams.examples import CLASSES, shapes_model

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module
 from tqdm import tqdm
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     UserError,
     check_choice,
     check_colors,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_baselines,
     check_callable,
     check_count,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_boxes,
     check_hits,
     check_map,

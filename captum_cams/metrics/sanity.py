@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._checks import (
+from captum_cams._validation import (
     check_callable,
     check_choice,
     check_explanation,

@@ -1,7 +1,7 @@
 """
-The words of every error: the argument, what was expected, what came, the remedy.
+Argument validation, and the warnings that tell why a map may mislead.
 
-And those of the warnings that tell why a map may mislead.
+A message names the argument, what was expected, what came, and the remedy.
 """
 
 import math
