@@ -1,46 +1,37 @@
-"""All attribution classes by their names in the registry, as small as tests want them."""
+"""The registered methods, as small as tests want them."""
 
-from captum.attr import LayerAttribution, LayerGradCam
+import inspect
 
 from captum_cams.attr.registry import METHODS
 
-# What keeps each method small, and lets it take the smallest pictures.
-SMALL = {
-    "smooth-grad-cam-plus-plus": {"nt_samples": 2},
-    "rsi-grad-cam": {"n_steps": 3},
-    "integrated-grad-cam": {"n_steps": 3},
-    "group-cam": {"baselines": 0, "groups": 2},
-    "rise": {"n_masks": 5, "grid_size": 2},
-    "xrai": {"n_steps": 3, "scales": [50]},
-}
-
-OURS = [
-    name for name, method in METHODS.items() if method.attribution is not LayerGradCam
-]
-WITH_LAYER = [
-    name for name in OURS if issubclass(METHODS[name].attribution, LayerAttribution)
-]
+METHOD_NAMES = sorted(METHODS)
+SMALL = {name: METHODS[name].small for name in METHOD_NAMES}
+OURS = [name for name in METHOD_NAMES if name != "grad-cam"]
+WITH_LAYER = [name for name in OURS if METHODS[name].has_layer]
 # Methods whose maps are of the layer's size, and those that need its gradients.
-OF_LAYER = [name for name in WITH_LAYER if name not in ("group-cam", "score-cam")]
-BY_GRADIENT = [name for name in OF_LAYER if name != "ablation-cam"]
+OF_LAYER = [name for name in WITH_LAYER if not METHODS[name].input_sized]
+BY_GRADIENT = [name for name in OF_LAYER if METHODS[name].gradients]
 WITH_BASELINES = [
-    "rsi-grad-cam",
-    "integrated-grad-cam",
-    "group-cam",
-    "score-cam",
-    "rise",
+    name
+    for name in OURS
+    if "baselines" in inspect.signature(METHODS[name].attribution.attribute).parameters
 ]
+
+
+def with_axiom(axiom):
+    """Names of the methods that declare it."""
+    return [name for name in METHOD_NAMES if axiom in METHODS[name].axioms]
 
 
 def build(name, forward, layer, **options):
     """The method's attribution of a model; methods of whole models need no layer."""
-    kind = METHODS[name].attribution
-    return kind(forward, *[layer] * issubclass(kind, LayerAttribution), **options)
+    method = METHODS[name]
+    return method.attribution(forward, *[layer] * method.has_layer, **options)
 
 
 def explain(name, forward, layer, inputs, reshape_transform=None, **options):
     """The method's maps, detached as ours are."""
     made = {"reshape_transform": reshape_transform} if reshape_transform else {}
-    options = {**METHODS[name].defaults, **SMALL.get(name, {}), **options}
+    options = {**METHODS[name].defaults, **SMALL[name], **options}
     maps = build(name, forward, layer, **made).attribute(inputs, **options)
     return maps.detach() if name == "grad-cam" else maps

@@ -9,7 +9,7 @@ ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
     ["_captum", "_nested"],
-    ["_validation", "watch"],
+    ["_validation", "attr.registry", "watch"],
     [
         "path",
         "masks",
@@ -31,7 +31,6 @@ FLOORS = [
 ]
 DOORS = {
     "attr.__init__": 7,
-    "attr.registry": 7,
     "metrics.__init__": 7,
     "examples.__init__": 2,
 }

@@ -17,7 +17,14 @@ from captum_cams import GroupCam, LayerRSIGradCam, Rise
 from captum_cams.attr.registry import METHODS
 from captum_cams.masks import upsample
 from captum_cams.path import RULES, quadrature
-from tests.methods import OURS, WITH_BASELINES, WITH_LAYER, explain
+from tests.methods import (
+    METHOD_NAMES,
+    OURS,
+    WITH_BASELINES,
+    WITH_LAYER,
+    explain,
+    with_axiom,
+)
 from tests.models import Function, TwoPart, network, random, saturating
 
 seeds = st.integers(0, 2**32 - 1)
@@ -244,9 +251,7 @@ class TestDummy:
             Function(lambda A: case.model.head(A[:, 1:])),
         )
 
-    @pytest.mark.parametrize(
-        "name", [*GRADIENT_CAMS, "smooth-grad-cam-plus-plus", "ablation-cam", *PATHS]
-    )
+    @pytest.mark.parametrize("name", with_axiom("dummy"))
     @given(cases(), seeds)
     def test_holds_for_channels(self, name, case, seed):
         model, (_, x, baseline, target) = self.with_dummy(case, seed), case
@@ -302,7 +307,9 @@ class TestDummy:
 class TestLinearity:
     """The map of a f + b g is a times that of f and b times that of g."""
 
-    @pytest.mark.parametrize("name", ["grad-cam", "x-grad-cam", "hi-res-cam", *PATHS])
+    @pytest.mark.parametrize(
+        "name", [name for name in with_axiom("linearity") if METHODS[name].has_layer]
+    )
     @given(cases(), coefficients, coefficients)
     def test_holds_for_signed_maps(self, name, case, a, b):
         model, x, baseline, _ = case
@@ -366,16 +373,7 @@ class TestLinearity:
 class TestSymmetry:
     """Channels that are alike to the head and alike in value are treated alike."""
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "conductance",
-            *GRADIENT_CAMS,
-            "smooth-grad-cam-plus-plus",
-            "ablation-cam",
-            *PATHS,
-        ],
-    )
+    @pytest.mark.parametrize("name", ["conductance", *with_axiom("symmetry")])
     @given(cases())
     def test_holds_for_twins(self, name, case):
         """The last channel is the first one's twin."""
@@ -423,7 +421,7 @@ class TestSymmetry:
 class TestImplementationInvariance:
     """Networks that compute the same get the same map, as far as the layer is the same."""
 
-    @pytest.mark.parametrize("name", [name for name in METHODS if name != "xrai"])
+    @pytest.mark.parametrize("name", with_axiom("implementation_invariance"))
     @given(cases(smallest=2))
     def test_holds_for_what_is_behind_the_layer(self, name, case):
         model, x, baseline, target = case
@@ -445,9 +443,7 @@ class TestImplementationInvariance:
             ),
         )
 
-    @pytest.mark.parametrize(
-        "name", ["conductance", *GRADIENT_CAMS, "smooth-grad-cam-plus-plus", "group-cam", "integrated-grad-cam"]
-    )  # fmt: skip
+    @pytest.mark.parametrize("name", ["conductance", *with_axiom("channel_scaling")])
     @given(cases(), st.data())
     def test_holds_for_the_scale_of_channels(self, name, case, data):
         model, x, baseline, target = case
@@ -461,10 +457,7 @@ class TestImplementationInvariance:
             values = [explain(name, m, m.layer, x, **options) for m in (model, other)]
         close(*values)
 
-    @pytest.mark.parametrize(
-        "name",
-        ["conductance", "grad-cam", "hi-res-cam", "group-cam", "integrated-grad-cam"],
-    )
+    @pytest.mark.parametrize("name", ["conductance", *with_axiom("channel_mixing")])
     @given(cases(), seeds, st.floats(0.3, 3))
     def test_holds_for_any_mixture_of_channels(self, name, case, seed, factor):
         """Of one group of Group-CAM, and of unit integrals summed over channels."""
@@ -630,17 +623,9 @@ class TestPositiveScaling:
     @pytest.mark.parametrize(
         ("name", "degree"),
         [
-            ("grad-cam", 1),
-            ("positive-grad-cam", 1),
-            ("x-grad-cam", 1),
-            ("layer-cam", 1),
-            ("hi-res-cam", 1),
-            ("ablation-cam", 0),
-            ("rsi-grad-cam", 1),
-            ("integrated-grad-cam", 1),
-            ("group-cam", 1),
-            ("rise", 1),
-            ("xrai", 0),
+            (name, METHODS[name].homogeneity)
+            for name in METHOD_NAMES
+            if METHODS[name].homogeneity is not None
         ],
     )
     @given(cases(smallest=2), factors)
@@ -689,7 +674,7 @@ class TestPositiveScaling:
 class TestShift:
     """A model that shifts its input back does not see input and baseline shifted."""
 
-    @pytest.mark.parametrize("name", [name for name in OURS if name != "xrai"])
+    @pytest.mark.parametrize("name", with_axiom("input_invariance"))
     @given(cases(smallest=2), seeds)
     def test_holds(self, name, case, seed):
         model, x, baseline, target = case

@@ -575,17 +575,10 @@ def test_arguments(method, options, words):
 def test_registry():
     """Every name builds and explains; Grad-CAM is rectified as all are."""
     model, x = network(), random(2, 2, 30, 30)
-    small = {
-        "rsi-grad-cam": {"n_steps": 2},
-        "integrated-grad-cam": {"n_steps": 2},
-        "group-cam": {"groups": 2},
-        "rise": SMALL[Rise],
-        "xrai": SMALL[Xrai],
-    }
-    for name, (kind, defaults, *_) in METHODS.items():
-        assert name == name.lower().replace("_", "-")
-        method = build(kind, model, model.layer)
-        options = {**defaults, **small.get(name, {})}
-        maps = method.attribute(x, target=0, **options)
+    for name, method in METHODS.items():
+        options = {**method.defaults, **method.small}
+        maps = build(method.attribution, model, model.layer).attribute(
+            x, target=0, **options
+        )
         assert maps.shape in ((2, 1, 15, 15), (2, 1, 30, 30))
         assert name == "xrai" or (maps >= 0).all()

@@ -418,7 +418,7 @@ def test_a_picture_that_cannot_be_explained_is_skipped_alone(
 def test_a_fault_of_the_machine_is_no_fault_of_a_picture(
     pictures, no_report, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(runner, "takes_layers", raises(RuntimeError("out of memory")))
+    monkeypatch.setattr(runner, "_clock", raises(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate("out", root=pictures, protocol="group-cam", **QUICK)
     assert not (tmp_path / "out/results-0.jsonl").read_text()

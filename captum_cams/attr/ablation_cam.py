@@ -16,11 +16,18 @@ from captum_cams.attr._cam import (
     only,
     precise,
 )
+from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
 from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
+@register(
+    "ablation-cam",
+    gradients=False,
+    axioms={"dummy", "symmetry", "implementation_invariance", "input_invariance"},
+    homogeneity=0,
+)
 class LayerAblationCam(OneLayerCamAttribution):
     r"""
     Ablation-CAM.

@@ -17,8 +17,18 @@ from captum_cams.attr._cam import (
     precise,
     total,
 )
+from captum_cams.attr.registry import Axiom, register
 from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
+
+# What all of them share: weights that a channel's own activations and gradients make.
+_AXIOMS: set[Axiom] = {
+    "dummy",
+    "symmetry",
+    "implementation_invariance",
+    "input_invariance",
+    "channel_scaling",
+}
 
 
 class GradientCamAttribution(CamAttribution, ABC):
@@ -112,6 +122,12 @@ class GradientCamAttribution(CamAttribution, ABC):
         return self._format_maps(evaluator, concatenate(results))
 
 
+@register(
+    "positive-grad-cam",
+    several_layers=True,
+    axioms=_AXIOMS,
+    homogeneity=1,
+)
 class LayerPositiveGradCam(GradientCamAttribution):
     r"""
     Grad-CAM of the positive gradients alone.
@@ -142,6 +158,12 @@ class LayerPositiveGradCam(GradientCamAttribution):
         return pool(gradients.relu())  # (n, K, 1, ...)
 
 
+@register(
+    "grad-cam-plus-plus",
+    log=True,
+    several_layers=True,
+    axioms=_AXIOMS,
+)
 class LayerGradCamPlusPlus(GradientCamAttribution):
     r"""
     Grad-CAM++.
@@ -187,6 +209,12 @@ class LayerGradCamPlusPlus(GradientCamAttribution):
         return total(divide(1, twice + sums, noise))
 
 
+@register(
+    "x-grad-cam",
+    several_layers=True,
+    axioms={*_AXIOMS, "linearity"},
+    homogeneity=1,
+)
 class LayerXGradCam(GradientCamAttribution):
     r"""
     XGrad-CAM.
@@ -221,6 +249,12 @@ class LayerXGradCam(GradientCamAttribution):
         return divide(total(activations * gradients), total(activations), noise)
 
 
+@register(
+    "layer-cam",
+    several_layers=True,
+    axioms=_AXIOMS,
+    homogeneity=1,
+)
 class LayerCam(GradientCamAttribution):
     r"""
     LayerCAM.
@@ -253,6 +287,12 @@ class LayerCam(GradientCamAttribution):
         return gradients.relu()
 
 
+@register(
+    "hi-res-cam",
+    several_layers=True,
+    axioms={*_AXIOMS, "linearity", "channel_mixing"},
+    homogeneity=1,
+)
 class LayerHiResCam(GradientCamAttribution):
     r"""
     HiResCAM.

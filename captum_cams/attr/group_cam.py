@@ -20,11 +20,25 @@ from captum_cams._validation import (
     check_range,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
+from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
 from captum_cams.masks import denoise, group, min_max, upsample
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
+@register(
+    "group-cam",
+    limited_by_channels="groups",
+    input_sized=True,
+    small={"baselines": 0, "groups": 2},
+    axioms={
+        "implementation_invariance",
+        "input_invariance",
+        "channel_scaling",
+        "channel_mixing",
+    },
+    homogeneity=1,
+)
 class GroupCam(OneLayerCamAttribution):
     r"""
     Group-CAM.

@@ -22,6 +22,7 @@ from captum_cams.attr._cam import (
     sketched,
     total,
 )
+from captum_cams.attr.registry import register
 from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
 from captum_cams.path import (
     RULES,
@@ -38,6 +39,22 @@ from captum_cams.refine import Interval
 _WANDERING = 1 / 3
 
 
+@register(
+    "integrated-grad-cam",
+    colors={"baselines": "black"},
+    several_layers=True,
+    small={"n_steps": 3},
+    axioms={
+        "dummy",
+        "symmetry",
+        "linearity",
+        "implementation_invariance",
+        "input_invariance",
+        "channel_scaling",
+        "channel_mixing",
+    },
+    homogeneity=1,
+)
 class LayerIntegratedGradCam(PathCamAttribution):
     r"""
     Integrated Grad-CAM.

@@ -24,12 +24,21 @@ from captum_cams._validation import (
     check_range,
 )
 from captum_cams.attr._cam import precise
+from captum_cams.attr.registry import register
 from captum_cams.masks import blend, random_cells, shifted
 from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
 
 _BLOCK = 100  # masks between two looks at the tolerance
 
 
+@register(
+    "rise",
+    colors={"baselines": "black"},
+    seeded=lambda seed: {"generator": torch.Generator().manual_seed(seed)},
+    small={"n_masks": 5, "grid_size": 2},
+    axioms={"linearity", "implementation_invariance", "input_invariance"},
+    homogeneity=1,
+)
 class Rise(PerturbationAttribution):
     r"""
     RISE: randomized input sampling for explanation.

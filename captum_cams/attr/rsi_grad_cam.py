@@ -22,6 +22,7 @@ from captum_cams.attr._cam import (
     precise,
     sketched,
 )
+from captum_cams.attr.registry import register
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
 from captum_cams.masks import difference
 from captum_cams.path import (
@@ -49,6 +50,20 @@ class _Integral(NamedTuple):
         return zip(self.units, self.start, self.end, strict=True)
 
 
+@register(
+    "rsi-grad-cam",
+    colors={"baselines": "black"},
+    several_layers=True,
+    small={"n_steps": 3},
+    axioms={
+        "dummy",
+        "symmetry",
+        "linearity",
+        "implementation_invariance",
+        "input_invariance",
+    },
+    homogeneity=1,
+)
 class LayerRSIGradCam(PathCamAttribution):
     r"""
     Riemann-Stieltjes integrated Grad-CAM.

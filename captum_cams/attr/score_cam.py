@@ -16,10 +16,18 @@ from captum_cams._validation import (
     check_range,
 )
 from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
+from captum_cams.attr.registry import register
 from captum_cams.masks import min_max, upsample
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
+@register(
+    "score-cam",
+    colors={"baselines": "black"},
+    input_sized=True,
+    gradients=False,
+    axioms={"implementation_invariance", "input_invariance"},
+)
 class ScoreCam(OneLayerCamAttribution):
     r"""
     Score-CAM.

@@ -21,10 +21,25 @@ from captum_cams.attr._cam import (
     precise,
     total,
 )
+from captum_cams.attr.registry import register
 from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, chunk_rows
 
 
+@register(
+    "smooth-grad-cam-plus-plus",
+    log=True,
+    several_layers=True,
+    seeded=lambda seed: {"seed": seed},
+    small={"nt_samples": 2},
+    axioms={
+        "dummy",
+        "symmetry",
+        "implementation_invariance",
+        "input_invariance",
+        "channel_scaling",
+    },
+)
 class LayerSmoothGradCamPlusPlus(CamAttribution):
     r"""
     Smooth Grad-CAM++.

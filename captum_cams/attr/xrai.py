@@ -24,6 +24,7 @@ from captum_cams._validation import (
     check_rgb,
     check_scales,
 )
+from captum_cams.attr.registry import register
 from captum_cams.path import quadrature, straight_line
 from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
 
@@ -36,6 +37,13 @@ _SMALLEST = 150  # pixels of a segment
 _DILATION = 5  # pixels, so that a segment holds its edges
 
 
+@register(
+    "xrai",
+    colors={"black": "black", "white": "white"},
+    libraries={"skimage": "captum-cams[xrai]"},
+    small={"n_steps": 3, "scales": [50]},
+    homogeneity=0,
+)
 class Xrai(Attribution):
     r"""
     XRAI: better attributions through regions.

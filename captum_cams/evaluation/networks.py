@@ -15,17 +15,10 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torchvision
-from captum.attr import LayerAttribution, LayerGradCam
+from captum.attr import LayerGradCam
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams import (
-    GroupCam,
-    LayerAblationCam,
-    LayerSmoothGradCamPlusPlus,
-    Rise,
-    ScoreCam,
-)
 from captum_cams._validation import UserError
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS
@@ -33,9 +26,6 @@ from captum_cams.examples import CLASSES, shapes_model
 from captum_cams.reshape import Transform, channels_last, vit_tokens
 
 models: Any = torchvision.models  # its types leave out what is public
-
-# All others take a list of layers, which then share their passes.
-_ONE_LAYER = (GroupCam, LayerAblationCam, LayerGradCam, ScoreCam)
 
 
 class Place(NamedTuple):
@@ -85,11 +75,9 @@ class Subject(NamedTuple):
         attribution: Any = method.attribution
         forward = self.log_forward if method.log else self.forward
         options = dict(method.defaults)
-        options |= {key: self.colours[name] for key, name in method.colours.items()}
-        if attribution is Rise:
-            options["generator"] = torch.Generator().manual_seed(seed)
-        if attribution is LayerSmoothGradCamPlusPlus:
-            options["seed"] = seed
+        options |= {key: self.colours[color] for key, color in method.colors.items()}
+        if method.seeded is not None:
+            options |= method.seeded(seed)
         options |= arguments or {}
 
         def attribute(cam: Any, **more: object) -> Any:
@@ -101,29 +89,22 @@ class Subject(NamedTuple):
             kind = _GradCam if attribution is LayerGradCam else attribution
             return kind(forward, layer, reshape_transform=transform)
 
-        if not issubclass(attribution, LayerAttribution):
+        if not method.has_layer:
             return [attribute(attribution(forward))]
-        if takes_layers(name) and len({spelled(at.transform) for at in places}) == 1:
+        alike = len({spelled(at.transform) for at in places}) == 1
+        if method.several_layers and alike:
             layers = [at.layer for at in places]
             return list(attribute(made(layers, places[0].transform)))
-        by_default = attribution is GroupCam and "groups" not in options
+        limited = method.limited_by_channels
+        if limited is None or limited in options:
+            return [attribute(made(at.layer, at.transform)) for at in places]
+        usual = inspect.signature(attribution.attribute).parameters[limited].default
         return [
             attribute(
-                made(at.layer, at.transform),
-                **({"groups": min(32, at.shape[0])} if by_default else {}),
+                made(at.layer, at.transform), **{limited: min(usual, at.shape[0])}
             )
             for at in places
         ]
-
-
-def takes_layers(name: str) -> bool:
-    """Whether a method of the registry explains several layers in one go."""
-    return not issubclass(METHODS[name].attribution, _ONE_LAYER)
-
-
-def has_layer(name: str) -> bool:
-    """Whether a method of the registry looks at a layer."""
-    return issubclass(METHODS[name].attribution, LayerAttribution)
 
 
 class Network(NamedTuple):

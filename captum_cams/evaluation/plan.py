@@ -14,6 +14,7 @@ from torch.nn import Module, Sequential
 
 from captum_cams import __version__
 from captum_cams._validation import UserError, is_resettable, warn
+from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.networks import Network, Place, spelled
@@ -28,10 +29,7 @@ from captum_cams.evaluation.records import Run
 from captum_cams.metrics.sanity import has_own_parameters
 from captum_cams.reshape import Transform
 
-_NEEDS = {
-    "xrai": (["skimage"], "captum-cams[xrai]"),
-    RANDOMIZATION: (["scipy", "skimage"], "captum-cams[sanity]"),
-}
+_SANITY = dict.fromkeys(("scipy", "skimage"), "captum-cams[sanity]")
 _FEWEST_STAGES = 5  # of a network, to lose their weights one after the other
 _LIBRARIES = ("captum", "numpy", "pillow", "torch", "torchvision")
 
@@ -86,11 +84,12 @@ def make_plan(
     asked = _asked(given, channels, network.model)
     specs = {label: parse_method(label) for of in asked.values() for label in of}
     for spec in specs.values():
-        groups = spec.arguments.get("groups", 1)
-        if isinstance(groups, int) and groups > channels:
+        limited = METHODS[spec.name].limited_by_channels
+        number = spec.arguments.get(limited, 1) if limited else 1
+        if isinstance(number, int) and number > channels:
             raise UserError(
                 f"{spec.label} needs a layer of as many channels, got {channels}; ask "
-                "for fewer groups"
+                f"for fewer {limited}"
             )
     indices = list(range(len(data.names)))
     if given["limit"] is not None and given["limit"] < len(indices):
@@ -178,10 +177,11 @@ def _asked(given: Mapping[str, Any], channels: int, model: Module) -> Asked:
 
 def _needs(model: Module) -> Iterator[tuple[str, str]]:
     """What methods and metrics do without here, as a sentence."""
-    for name, (libraries, extra) in _NEEDS.items():
+    needs = {name: method.libraries for name, method in METHODS.items()}
+    for name, libraries in (needs | {RANDOMIZATION: _SANITY}).items():
         missing = [library for library in libraries if util.find_spec(library) is None]
         if missing:
-            need = " and ".join(missing)
+            need, extra = " and ".join(missing), libraries[missing[0]]
             yield name, f"{name} needs {need}; pip install '{extra}' brings it"
     for stage in _stages(model):
         for path, part in model.get_submodule(stage).named_modules(prefix=stage):

@@ -28,16 +28,15 @@ from captum_cams._validation import (
     check_seed,
     check_words,
 )
+from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import figures, protocols, report, tables
 from captum_cams.evaluation.datasets import Sample, open_dataset
 from captum_cams.evaluation.networks import (
     Network,
     Subject,
     brief,
-    has_layer,
     load_network,
     load_transform,
-    takes_layers,
 )
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.protocols import (
@@ -471,14 +470,15 @@ def _of_method(
     """Records of one method, layer by layer."""
     subject = _subject(plan.network, rows)
     maps, seconds = [], []
-    together = takes_layers(spec.name)
+    method = METHODS[spec.name]
+    together = method.several_layers or not method.has_layer
     for places in [plan.places] if together else [[place] for place in plan.places]:
         start = _clock(plan.device)
         new = subject.explain(spec.name, places, spec.arguments, seed)
         took = _clock(plan.device) - start
         maps += new
         seconds += [took / len(rows) / len(new)] * len(new)
-    names = plan.run["layers"] if has_layer(spec.name) else [""]
+    names = plan.run["layers"] if method.has_layer else [""]
     for place, (layer, cams) in enumerate(zip(names, maps, strict=True)):
         values: list[dict[str, Value]] = [{} for _ in rows]
         # Rows that are asked the same are measured together.
