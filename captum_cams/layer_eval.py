@@ -1,7 +1,7 @@
 """Activations and gradients of layers at chosen points, and walks along paths."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
-from tqdm import tqdm
 
 from captum_cams._nested import find_tensors, map_tensors
 from captum_cams._validation import (
@@ -27,7 +26,6 @@ from captum_cams._validation import (
 )
 from captum_cams.missing_gradients import Missing, why_missing
 from captum_cams.model_state import version_of
-from captum_cams.path import Path
 from captum_cams.reshape import (
     Transform,
     can_be_enlarged,
@@ -50,6 +48,12 @@ class Evaluation(NamedTuple):
     activations: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
     outputs: Tensor
+    sizes: Sequence[int]
+    """The number of tensors of each layer."""
+
+    def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """What belongs to the layers' tensors, a tuple for each layer."""
+        return _split(tensors, self.sizes)
 
     def rows(self, part: slice, copy: bool = False) -> "Evaluation":
         """Some of the rows, as views of all or as copies that set all free."""
@@ -61,7 +65,14 @@ class Evaluation(NamedTuple):
             tuple(map(take, self.activations)),
             tuple(map(take, self.gradients)),
             take(self.outputs),
+            self.sizes,
         )
+
+
+def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """A row of tensors in parts of some sizes."""
+    rest = iter(tensors)
+    return [tuple(islice(rest, size)) for size in sizes]
 
 
 class _Use(NamedTuple):
@@ -113,7 +124,7 @@ class LayerEvaluator:
         self.sizes: list[int] = []
         self.shapes: list[torch.Size] = []
         self.raw_shapes: list[torch.Size] = []  # before the transform
-        self.silent = torch.ones(output.num_examples, dtype=torch.bool)
+        self.unresponsive = torch.ones(output.num_examples, dtype=torch.bool)
         self.uses: Counter[Module] = Counter()
         """How often a pass uses each layer: the last time counts."""
         self.outputs = torch.empty(0)
@@ -152,10 +163,10 @@ class LayerEvaluator:
         check_finite("forward_func's output", y, examples)
         for gradient in slopes:
             check_finite("the output's gradients", gradient, examples)
-        if self.silent[examples].any():
+        if self.unresponsive[examples].any():
             for gradient in slopes:
-                self.hear(examples, (gradient != 0).flatten(1).any(1))
-        return Evaluation(activations, slopes, y)
+                self.mark_responsive(examples, (gradient != 0).flatten(1).any(1))
+        return Evaluation(activations, slopes, y, self.sizes)
 
     def activations(
         self, points: tuple[Tensor, ...], examples: Tensor
@@ -198,18 +209,18 @@ class LayerEvaluator:
         single = self.attribute_to_layer_input and len(inputs) == 1
         return (replaced,) if single else replaced
 
-    def hear(self, examples: Tensor, moved: Tensor) -> None:
+    def mark_responsive(self, examples: Tensor, moved: Tensor) -> None:
         """Note for which examples, (B,), the layer moved the output, (B,)."""
-        self.silent[examples[moved.cpu()]] = False
+        self.unresponsive[examples[moved.cpu()]] = False
 
-    def tell(self, silence: str | None = None) -> None:
+    def emit_warnings(self, silence: str | None = None) -> None:
         """Warn, once all is done, of what makes maps wrong or 0."""
-        self.tell_of_layer()
-        if self.silent.any():
-            examples = self.silent.nonzero().flatten().tolist()
+        self.warn_of_layer()
+        if self.unresponsive.any():
+            examples = self.unresponsive.nonzero().flatten().tolist()
             warn_of_zeros(examples, silence or _SILENT)
 
-    def tell_of_layer(self) -> None:
+    def warn_of_layer(self) -> None:
         """Warn of layers whose maps mislead, however they are used."""
         inputs = self.output.shapes
         for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
@@ -231,8 +242,7 @@ class LayerEvaluator:
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
-        rest = iter(tensors)
-        return [tuple(islice(rest, size)) for size in self.sizes]
+        return _split(tensors, self.sizes)
 
     def _pass(
         self, points: tuple[Tensor, ...], examples: Tensor, record: bool
@@ -435,93 +445,3 @@ _SILENT = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"
 )
-
-
-class Walk(NamedTuple):
-    """A path of n examples: its places, and an evaluation of all n at each."""
-
-    examples: Sequence[int]
-    alphas: Sequence[float]
-    points: Iterator[Evaluation]
-
-
-def along(
-    evaluator: LayerEvaluator,
-    path: Path,
-    inputs: tuple[Tensor, ...],
-    baselines: tuple[Tensor, ...],
-) -> Callable[[Tensor, Tensor], Evaluation]:
-    """The layer at places alpha (B,) of the paths of examples (B,)."""
-
-    def evaluate(alphas: Tensor, examples: Tensor) -> Evaluation:
-        points = tuple(
-            path(_of(end, examples), _of(start, examples), alphas.to(end))
-            for end, start in zip(inputs, baselines, strict=True)
-        )
-        return evaluator(points, examples)
-
-    return evaluate
-
-
-def _of(tensor: Tensor, examples: Tensor) -> Tensor:
-    """The rows of some examples; those of one alone take no memory."""
-    first = int(examples[0])
-    if (examples == first).all():
-        return tensor[first].expand(len(examples), *tensor.shape[1:])
-    return tensor[examples]
-
-
-def walks(
-    evaluate: Callable[[Tensor, Tensor], Evaluation],
-    num_examples: int,
-    alphas: Sequence[float],
-    chunk: int,
-    show_progress: bool = False,
-) -> Iterator[Walk]:
-    """
-    Walks from the baselines to the inputs, a few examples at a time.
-
-    Points are evaluated once each, as many together as the batch allows; only the
-    chunk that is under way is held, so that memory grows neither with the number of
-    points nor with the number of examples.
-
-    Args:
-        evaluate (Callable): As :func:`along` gives it.
-        num_examples (int): N.
-        alphas (sequence of float): Places on the path, ascending.
-        chunk (int): Rows that go through the network together.
-        show_progress (bool): Whether a bar counts the points.
-
-    Yields:
-        *Walk* of some examples. It must be used up before the next is asked for.
-    """
-    together = _examples_together(num_examples, len(alphas), chunk)
-
-    def walk(examples: Tensor, bar: Any) -> Iterator[Evaluation]:
-        n, steps = len(examples), max(1, chunk // len(examples))
-        for start in range(0, len(alphas), steps):
-            here = torch.tensor(alphas[start : start + steps], dtype=torch.float64)
-            rows = examples.repeat(len(here))  # (p * n,), the rows of a point together
-            evaluation = evaluate(here.repeat_interleave(n), rows)
-            for point in range(len(here)):
-                part = slice(point * n, (point + 1) * n)
-                bar.update(n)
-                # These points outlive their chunk: copies set the chunk free.
-                ends = start + point == 0 or point == len(here) - 1
-                yield evaluation.rows(part, copy=ends)
-            del evaluation
-
-    with tqdm(
-        total=num_examples * len(alphas), disable=not show_progress, unit="point"
-    ) as bar:
-        for examples in torch.split(torch.arange(num_examples), together):
-            yield Walk(examples.tolist(), alphas, walk(examples, bar))
-
-
-def _examples_together(num_examples: int, points: int, chunk: int) -> int:
-    """The number of examples that walk together in the fewest chunks."""
-
-    def chunks(together: int) -> int:
-        return -(-num_examples // together) * -(-points // (chunk // together))
-
-    return min(range(1, min(num_examples, chunk) + 1), key=chunks)

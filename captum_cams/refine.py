@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from captum_cams._validation import warn
 
-# Neighbours whose disagreement is this close to an example's largest are halved with
+# Neighbors whose disagreement is this close to an example's largest are halved with
 # it: fewer, fuller batches for hardly more points.
 _SHARE = 0.5
 # No interval may hold more of the output's variation: two flat ends of a saturated
@@ -30,41 +30,41 @@ _MENDABLE = 4
 
 
 class Interval(NamedTuple):
-    """What a method makes of the stretch between two neighbouring points."""
+    """What lies between two neighboring points, as an error estimate takes it."""
 
-    maps: tuple[Tensor, ...]  # what it adds to each map, (1, 1, *spatial)
-    disagreements: tuple[Tensor, ...]  # what its end adds more than its start
+    maps: Sequence[Tensor]  # what it adds to each map, (1, 1, *spatial)
+    disagreements: Sequence[Tensor]  # what its end adds more than its start
+    wandering: Sequence[float]  # for each map, see `RefinedPath`
     growth: Tensor  # of the output, ()
     gaps: Tensor  # what each layer's unit integrals exceed it by, (L,)
-    totals: tuple[Tensor, ...]  # a layer's unit integrals, summed a channel, (K,)
-    wandering: float  # share of `disagreements` missed however short the interval
+    totals: Sequence[Tensor]  # a layer's unit integrals, summed a channel, (K,)
 
 
 Point = Any
-Pair = tuple[float, float]  # places of neighbouring points
+Pair = tuple[float, float]  # alphas of neighboring points
 Evaluate = Callable[[Tensor, Tensor], list[Point]]
-Sketch = Callable[[dict[float, Point], float, float], Interval]
+EstimateInterval = Callable[[dict[float, Point], float, float], Interval]
 
 
-class _Known(NamedTuple):
-    """An interval in numbers."""
+class _Summary(NamedTuple):
+    """Scalar summary of an interval, beside the tensors that are summed up."""
 
-    maps: tuple[Tensor, ...]
-    totals: tuple[Tensor, ...]
+    maps: Sequence[Tensor]
+    totals: Sequence[Tensor]
     width: float
-    disagreements: list[float]  # L1 norm, a map
+    disagreements: list[float]  # L1 norm, for each map
+    wandering: Sequence[float]  # for each map
     growth: float
-    gaps: list[float]  # a layer
+    gaps: list[float]  # for each layer
     changed: list[float]  # by the halving that made it, at most its disagreement
     open_gaps: list[float]  # the part of the gaps that counts as an error
-    wandering: float
 
     def rough(self, i: int) -> float:
         """What it misses of a map."""
         return math.sqrt(self.width) * self.disagreements[i]
 
 
-class Refined:
+class RefinedPath:
     """
     The path of one example, refined where it is rough.
 
@@ -103,36 +103,36 @@ class Refined:
         self.error = math.inf
         self.lost = 0.0
         self.resolved = False
-        self._intervals: dict[Pair, _Known] = {}
+        self._intervals: dict[Pair, _Summary] = {}
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether all intervals were used."""
         return len(self.points) > self.n_steps
 
     @property
     def alphas(self) -> list[float]:
-        """The points' places, ascending."""
+        """Of the points, ascending."""
         return sorted(self.points)
 
-    def update(self, sketch: Sketch) -> None:
+    def update(self, estimate: EstimateInterval) -> None:
         """Takes the points that came in into account, and says which are `wanted`."""
         if not self._intervals:
-            self._intervals = {(0.0, 1.0): self._know(sketch, 0.0, 1.0)}
+            self._intervals = {(0.0, 1.0): self._summarize(estimate, 0.0, 1.0)}
         for pair in [*self._intervals]:
             if sum(pair) / 2 in self.points:
-                self._halve(sketch, pair)
+                self._halve(estimate, pair)
         intervals = list(self._intervals.values())
-        norms = [_norm(map_) for map_ in _sums(known.maps for known in intervals)]
+        norms = [_norm(map_) for map_ in _sums(interval.maps for interval in intervals)]
         weights = [
             totals.abs().sum().item()
-            for totals in _sums(known.totals for known in intervals)
+            for totals in _sums(interval.totals for interval in intervals)
         ]
-        variation = sum(known.growth for known in intervals)
+        variation = sum(interval.growth for interval in intervals)
         steep = [
             pair
-            for pair, known in self._intervals.items()
-            if known.growth > _STEEPEST * variation
+            for pair, interval in self._intervals.items()
+            if interval.growth > _STEEPEST * variation
         ]
         long = [pair for pair in self._intervals if pair[1] - pair[0] > self.shortest]
         final = [self._intervals[pair] for pair in self._intervals.keys() - long]
@@ -145,7 +145,7 @@ class Refined:
             (
                 abs(sum(gaps)) / weight
                 for weight, *gaps in zip(
-                    weights, *(known.gaps for known in intervals), strict=True
+                    weights, *(interval.gaps for interval in intervals), strict=True
                 )
                 if weight > 0
             ),
@@ -167,22 +167,22 @@ class Refined:
         """Those of some intervals that are to be halved next, the worst first."""
         indicators = {
             pair: max(
-                _ratio(max(known.rough(i), _KINK * known.changed[i]), norm)
+                _ratio(max(interval.rough(i), _KINK * interval.changed[i]), norm)
                 for i, norm in enumerate(norms)
             )
-            + _ratio(max(map(abs, known.open_gaps)), variation)
-            for pair, known in self._intervals.items()
+            + _ratio(max(map(abs, interval.open_gaps)), variation)
+            for pair, interval in self._intervals.items()
             if pair in pairs
         }
         least = _SHARE * max(indicators.values(), default=0)
         ordered = sorted(pairs, key=indicators.__getitem__, reverse=True)
         return [pair for pair in ordered if indicators[pair] >= least]
 
-    def _halve(self, sketch: Sketch, pair: Pair) -> None:
+    def _halve(self, estimate: EstimateInterval, pair: Pair) -> None:
         """Puts its halves in the place of an interval."""
         whole, middle = self._intervals.pop(pair), sum(pair) / 2
         halves = [(pair[0], middle), (middle, pair[1])]
-        first, second = (self._know(sketch, *half) for half in halves)
+        first, second = (self._summarize(estimate, *half) for half in halves)
         changes = torch.stack(
             [
                 (before - one - two).abs().sum()
@@ -191,21 +191,25 @@ class Refined:
                 )
             ]
         ).tolist()
-        for half, known in zip(halves, (first, second), strict=True):
+        for half, interval in zip(halves, (first, second), strict=True):
             open_gaps = [
                 _open_gap(gap, before, one + two)
                 for gap, before, one, two in zip(
-                    known.gaps, whole.gaps, first.gaps, second.gaps, strict=True
+                    interval.gaps, whole.gaps, first.gaps, second.gaps, strict=True
                 )
             ]
             changed = [
-                min(pair) for pair in zip(known.disagreements, changes, strict=True)
+                min(pair) for pair in zip(interval.disagreements, changes, strict=True)
             ]
-            self._intervals[half] = known._replace(changed=changed, open_gaps=open_gaps)
+            self._intervals[half] = interval._replace(
+                changed=changed, open_gaps=open_gaps
+            )
 
-    def _know(self, sketch: Sketch, start: float, end: float) -> _Known:
+    def _summarize(
+        self, estimate: EstimateInterval, start: float, end: float
+    ) -> _Summary:
         """An interval by itself, as if nothing was known of the one around it."""
-        interval = sketch(self.points, start, end)
+        interval = estimate(self.points, start, end)
         # One transfer from the device for all numbers of an interval.
         growth, *numbers = torch.stack(
             [
@@ -216,16 +220,16 @@ class Refined:
         ).tolist()
         gaps = numbers[: len(interval.gaps)]
         norms = numbers[len(interval.gaps) :]
-        return _Known(
+        return _Summary(
             interval.maps,
             interval.totals,
             end - start,
             disagreements=norms,
+            wandering=interval.wandering,
             growth=growth,
             gaps=gaps,
             changed=norms,
             open_gaps=gaps,
-            wandering=interval.wandering,
         )
 
 
@@ -243,29 +247,29 @@ def _open_gap(gap: float, before: float, after: float) -> float:
     return math.copysign(min(abs(gap), _MENDABLE * abs(after - before)), gap)
 
 
-def _error(intervals: Sequence[_Known], norms: Sequence[float]) -> float:
+def _error(intervals: Sequence[_Summary], norms: Sequence[float]) -> float:
     """What intervals are estimated to miss of a map, of the worst of the maps."""
     errors = [0.0]
     for i, norm in enumerate(norms):
-        rough = math.hypot(*(known.rough(i) for known in intervals))
+        rough = math.hypot(*(interval.rough(i) for interval in intervals))
         wander = math.hypot(
-            *(known.wandering * known.changed[i] for known in intervals)
+            *(interval.wandering[i] * interval.changed[i] for interval in intervals)
         )
-        kink = _KINK * max((known.changed[i] for known in intervals), default=0.0)
+        kink = _KINK * max((interval.changed[i] for interval in intervals), default=0.0)
         errors.append(_ratio(max(rough, wander, kink), norm))
     return max(errors)
 
 
-def _error_of_gaps(intervals: Sequence[_Known], weights: Sequence[float]) -> float:
+def _error_of_gaps(intervals: Sequence[_Summary], weights: Sequence[float]) -> float:
     """What gaps say that intervals miss of the weights, of the worst of the layers."""
     errors = [0.0]
     for i, weight in enumerate(weights):
-        gaps = [known.open_gaps[i] for known in intervals]
+        gaps = [interval.open_gaps[i] for interval in intervals]
         errors.append(_ratio(max(math.hypot(*gaps), abs(sum(gaps))), weight))
     return max(errors)
 
 
-def _sums(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+def _sums(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """Sums over all intervals, of each of their tensors."""
     return [torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True)]
 
@@ -283,14 +287,15 @@ def _norm(map_: Tensor) -> float:
 
 def refine(
     evaluate: Evaluate,
-    sketch: Sketch,
+    estimate: EstimateInterval,
     num_examples: int,
+    *,
     tolerance: float,
     n_steps: int,
-    chunk: int,
+    batch_size: int,
     shortest: float,
     show_progress: bool = False,
-) -> Iterator[Refined]:
+) -> Iterator[RefinedPath]:
     """
     Refined paths of all examples, as they are finished.
 
@@ -298,54 +303,54 @@ def refine(
     intervals of all of them. What an example gets does not depend on the others.
 
     Args:
-        evaluate (Callable): A point for each of some rows, given their places alpha
-            (B,) and their examples (B,).
-        sketch (Callable): What the method makes of an interval, given an example's
-            points by their places, and the interval's two ends.
+        evaluate (Callable): A point for each of some rows, given their alphas (B,)
+            and their examples (B,).
+        estimate (Callable): What lies in an interval, given an example's points by
+            their alphas, and the alphas of the interval's ends.
         num_examples (int): N.
         tolerance (float): Largest `error` that ends an example's refinement.
         n_steps (int): Most intervals of an example.
-        chunk (int): Rows that go through the network together.
+        batch_size (int): Points that go through the network together.
         shortest (float): Intervals of this length or less are not halved.
         show_progress (bool): Whether a bar counts the points.
 
     Yields:
-        *Refined*, an example at a time, in no order.
+        *RefinedPath*, an example at a time, in no order.
 
     Warns:
         UserWarning: At the end, if the tolerance was not met for an example.
     """
     waiting = iter(range(num_examples))
-    under_way: list[Refined] = []
+    under_way: list[RefinedPath] = []
     missed: list[tuple[float, bool]] = []
     hidden: list[bool] = []
     lost: list[float] = []
     with tqdm(disable=not show_progress, unit="point") as bar:
         while True:
             under_way += [
-                Refined(example, tolerance, n_steps, shortest)
-                for example in islice(waiting, chunk - len(under_way))
+                RefinedPath(example, tolerance, n_steps, shortest)
+                for example in islice(waiting, batch_size - len(under_way))
             ]
             if not under_way:
                 break
-            _visit(evaluate, under_way, chunk, bar)
-            for walk in under_way:
-                walk.update(sketch)
-            finished = [walk for walk in under_way if not walk.wanted]
-            under_way = [walk for walk in under_way if walk.wanted]
-            for walk in finished:
-                if walk.error > tolerance:
-                    missed.append((walk.error, walk.spent))
-                elif not walk.resolved:
-                    hidden.append(walk.spent)
-                elif walk.lost > tolerance:
-                    lost.append(walk.lost)
+            _evaluate_wanted(evaluate, under_way, batch_size, bar)
+            for path in under_way:
+                path.update(estimate)
+            finished = [path for path in under_way if not path.wanted]
+            under_way = [path for path in under_way if path.wanted]
+            for path in finished:
+                if path.error > tolerance:
+                    missed.append((path.error, path.exhausted))
+                elif not path.resolved:
+                    hidden.append(path.exhausted)
+                elif path.lost > tolerance:
+                    lost.append(path.lost)
             while finished:
                 yield finished.pop()  # its points need not wait for the others'
-    _tell(tolerance, n_steps, num_examples, missed, hidden, lost)
+    _warn_of_misses(tolerance, n_steps, num_examples, missed, hidden, lost)
 
 
-def _tell(
+def _warn_of_misses(
     tolerance: float,
     n_steps: int,
     num_examples: int,
@@ -398,14 +403,16 @@ def _tell(
         warn(f"tolerance {tolerance} {'; it '.join(reasons)}")
 
 
-def _visit(evaluate: Evaluate, walks: Sequence[Refined], chunk: int, bar: Any) -> None:
-    """Evaluates the wanted points and gives each to its path."""
-    rows = [(alpha, walk) for walk in walks for alpha in walk.wanted]
-    for first in range(0, len(rows), chunk):
-        part = rows[first : first + chunk]
-        alphas = torch.tensor([alpha for alpha, _ in part], dtype=torch.float64)
-        examples = torch.tensor([walk.example for _, walk in part])
+def _evaluate_wanted(
+    evaluate: Evaluate, paths: Sequence[RefinedPath], batch_size: int, bar: Any
+) -> None:
+    """Evaluate the points that the paths want, and give each to its path."""
+    wanted = [(alpha, path) for path in paths for alpha in path.wanted]
+    for first in range(0, len(wanted), batch_size):
+        batch = wanted[first : first + batch_size]
+        alphas = torch.tensor([alpha for alpha, _ in batch], dtype=torch.float64)
+        examples = torch.tensor([path.example for _, path in batch])
         points = evaluate(alphas, examples)
-        for (alpha, walk), point in zip(part, points, strict=True):
-            walk.points[alpha] = point
-        bar.update(len(part))
+        for (alpha, path), point in zip(batch, points, strict=True):
+            path.points[alpha] = point
+        bar.update(len(batch))

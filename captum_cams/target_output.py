@@ -14,7 +14,7 @@ from contextlib import (
 )
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -92,7 +92,9 @@ class TargetOutput:
         self.hook_error: Exception | None = None
         """What a hook of this package raised: the length of a batch is not to blame."""
 
-    def through(self, output_func: Callable[[Tensor], Tensor] | None) -> "TargetOutput":
+    def with_output_func(
+        self, output_func: Callable[[Tensor], Tensor] | None
+    ) -> "TargetOutput":
         """The same output with another function between; both warn but once."""
         other = copy(self)
         other.output_func = output_func
@@ -279,6 +281,26 @@ def chunk_rows(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> i
     pictures, most = (4, 64) if inputs[0].device.type == "cpu" else (32, 256)
     elements = sum(tensor[0].numel() for tensor in inputs)
     return min(most, max(1, pictures * 3 * 224 * 224 // max(1, elements)))
+
+
+class Batch(NamedTuple):
+    """Some examples, and their baselines where a method has any."""
+
+    examples: Tensor  # (n,)
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...] = ()
+
+
+def batches(
+    inputs: tuple[Tensor, ...], batch_size: int, baselines: tuple[Tensor, ...] = ()
+) -> Iterator[Batch]:
+    """All examples in order, as many at a time as go through the network together."""
+    for examples in torch.split(torch.arange(len(inputs[0])), batch_size):
+        yield Batch(
+            examples,
+            tuple(x[examples] for x in inputs),
+            tuple(x[examples] for x in baselines),
+        )
 
 
 def outputs_in_chunks(

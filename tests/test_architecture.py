@@ -21,7 +21,9 @@ FLOORS = [
     ],
     ["target_output"],
     ["layer_eval", "baselines"],
-    ["attr._cam", "metrics._metric", "layer_ablation"],
+    ["path_eval", "layer_ablation", "metrics._metric"],
+    ["attr._pooling", "attr._cam", "attr._mask_scores"],
+    ["attr._path_cam"],
     ["attr", "metrics", "visualization"],
     ["augmentation"],
     ["__init__"],
@@ -30,8 +32,8 @@ FLOORS = [
     ["__main__"],
 ]
 DOORS = {
-    "attr.__init__": 7,
-    "metrics.__init__": 7,
+    "attr.__init__": 9,
+    "metrics.__init__": 9,
     "examples.__init__": 2,
 }
 

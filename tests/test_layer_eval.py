@@ -7,8 +7,9 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
-from captum_cams.layer_eval import Evaluation, LayerEvaluator, along, walks
+from captum_cams.layer_eval import Evaluation, LayerEvaluator
 from captum_cams.path import straight_line
+from captum_cams.path_eval import LayerPath
 from captum_cams.target_output import TargetOutput, chunk_rows
 from tests.models import Function, Scale, TwoPart, network, random
 
@@ -102,7 +103,7 @@ def test_group_cam_takes_one_pass_and_groups_plus_one_more():
     ("num_examples", "points", "chunk"),
     [(1, 51, 4), (3, 51, 4), (8, 51, 32), (20, 51, 32), (100, 9, 32), (7, 3, 5)],
 )
-def test_walks_fill_their_batches(num_examples, points, chunk):
+def test_equal_steps_fill_their_batches(num_examples, points, chunk):
     model = network()
     counting = Counting(model.layer)
     x = random(num_examples, 2, 4, 4)
@@ -110,13 +111,19 @@ def test_walks_fill_their_batches(num_examples, points, chunk):
     evaluator = LayerEvaluator(output, counting)
     alphas = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
     seen = 0
-    evaluate = along(evaluator, straight_line, (x,), (torch.zeros_like(x),))
-    for walk in walks(evaluate, num_examples, alphas, chunk):
-        for alpha, point in zip(walk.alphas, walk.points, strict=True):
-            n = len(point.outputs)
-            expected = model.layer(alpha * x[seen : seen + n])
+
+    class Compare:
+        """Compares the points with those of a plain pass."""
+
+        def add(self, alpha, point):
+            self.n = len(point.outputs)
+            expected = model.layer(alpha * x[seen : seen + self.n])
             torch.testing.assert_close(point.activations[0], expected.detach())
-        seen += n
+
+    paths = LayerPath(evaluator, straight_line, (x,), (torch.zeros_like(x),), chunk)
+    for examples, used, compared in paths.equal_steps(alphas, Compare):
+        assert used == alphas and len(examples) == compared.n
+        seen += compared.n
     assert seen == num_examples
     assert sum(counting.rows) == num_examples * points
     assert len(counting.rows) <= 1.15 * -(-num_examples * points // chunk) + 1

@@ -1,94 +1,33 @@
-"""What all class activation maps here share: the constructor, pooling, combining."""
+"""The base of the class activation maps: a model, a layer, and the form of results."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial, reduce
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._captum import BaselineType, TargetType
 from captum_cams._validation import (
-    check_baselines,
     check_callable,
-    check_choice,
     check_device_ids,
-    check_finite,
     check_flags,
     check_grad_kwargs,
-    check_inputs,
     check_layer,
-    check_number,
     check_one_layer,
     check_one_tensor,
     check_range,
     check_transform,
 )
-from captum_cams.layer_eval import (
-    Evaluation,
-    LayerEvaluator,
-    Walk,
-    along,
-    walks,
-)
-from captum_cams.masks import blend, difference, rounding, spatial_axes, upsample
-from captum_cams.path import (
-    IntervalRule,
-    Path,
-    checked,
-    fitted_weights,
-    interval_weights,
-    straight_line,
-)
-from captum_cams.refine import Interval, refine
+from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.reshape import Transform
-from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
+from captum_cams.target_output import TargetOutput
 
-Result = TypeVar("Result")
-
-
-def precise(tensor: Tensor) -> torch.dtype:
-    """The dtype to sum in: at least single precision."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def total(maps: Tensor) -> Tensor:
-    r"""Sum over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
-    axes = spatial_axes(maps)
-    return maps.sum(axes, keepdim=True, dtype=precise(maps)) if axes else maps
-
-
-def pool(maps: Tensor) -> Tensor:
-    r"""Mean over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
-    axes = spatial_axes(maps)
-    return maps.mean(axes, keepdim=True, dtype=precise(maps)) if axes else maps
-
-
-def divide(numerator: Tensor | float, denominator: Tensor, noise: Tensor) -> Tensor:
-    """Their quotient, 0 where the denominator is no more than rounding leaves of 0."""
-    return torch.where(denominator.abs() <= noise, 0, numerator / denominator)
-
-
-def combine(weights: Tensor, maps: Tensor, *, relu: bool, summation: bool) -> Tensor:
-    r"""
-    Weighted feature maps, summed over the channels and rectified.
-
-    Args:
-        weights (Tensor): w, (N, K, 1, ...) or of `maps`' shape.
-        maps (Tensor): A, (N, K, \*spatial).
-        relu (bool): Whether negative values become 0.
-        summation (bool): Whether the channels are summed.
-
-    Returns:
-        *Tensor* in `maps`' dtype, (N, 1, \*spatial), or `maps`' shape without
-        summation.
-    """
-    weighted = weights * maps
-    if summation:
-        weighted = weighted.sum(1, keepdim=True)  # (N, 1, *spatial)
-    return (weighted.relu() if relu else weighted).to(maps.dtype)
+T = TypeVar("T")
+LayerMaps: TypeAlias = Tensor | tuple[Tensor, ...]
+"""Maps of one layer: a tuple where it gives several tensors."""
+Maps: TypeAlias = LayerMaps | list[LayerMaps]
+"""Maps of one layer, or a list of them where a list of layers was given."""
 
 
 class CamAttribution(LayerAttribution, GradientAttribution):
@@ -150,14 +89,13 @@ class CamAttribution(LayerAttribution, GradientAttribution):
             self.reshape_transform,
         )
 
-    def _format(self, values: Sequence[Any]) -> Any:
+    def _format(self, values: Sequence[T]) -> T | list[T]:
         """One value a layer, in a list where a list of layers was given."""
         return list(values) if isinstance(self.layer, list) else values[0]
 
-    def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Any:
+    def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Maps:
         """As Captum: a tensor, or a tuple where the layer gives several."""
         layers = evaluator.by_layer([check_range(map_) for map_ in maps])
-        evaluator.tell()
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
 
 
@@ -178,274 +116,12 @@ class OneLayerCamAttribution(CamAttribution):
         )
 
 
-class PathCamAttribution(CamAttribution):
-    """Base of the methods that walk from a baseline to the input."""
-
-    def _walks(
-        self,
-        sketch: Callable[..., Interval],
-        alphas: Sequence[float],
-        inputs: Tensor | tuple[Tensor, ...],
-        baselines: BaselineType,
-        target: TargetType,
-        additional_forward_args: object,
-        n_steps: int,
-        internal_batch_size: int | None,
-        attribute_to_layer_input: bool,
-        grad_kwargs: dict[str, Any] | None,
-        tolerance: float | None,
-        path: Path,
-        show_progress: bool,
-    ) -> tuple[LayerEvaluator, Iterator[Walk]]:
-        """The layer along the path: at `alphas`, or where a tolerance asks for it."""
-        check_callable("path", path, remedy="; captum_cams.path holds some")
-        check_flags(show_progress=show_progress)
-        if tolerance is not None:
-            tolerance = check_number(
-                "tolerance",
-                tolerance,
-                "(0, inf)",
-                expected="be finite and above 0",
-                none="for equal steps",
-            )
-        ends = check_inputs(inputs)
-        starts = check_baselines(baselines, ends)
-        evaluator = self._evaluator(
-            TargetOutput(self.forward_func, ends, target, additional_forward_args),
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
-        chunk, num_examples = chunk_rows(ends, internal_batch_size), len(ends[0])
-        if path is not straight_line:
-            path = checked(path, ends, starts, chunk)
-        evaluate = along(evaluator, path, ends, starts)
-        if tolerance is None:
-            return evaluator, walks(
-                evaluate, num_examples, alphas, chunk, show_progress
-            )
-
-        def points(alphas: Tensor, examples: Tensor) -> list[Evaluation]:
-            evaluation = evaluate(alphas, examples)
-            # Rows of several examples are not let go together: copies set them free.
-            several = bool((examples != examples[0]).any())
-            return [
-                evaluation.rows(slice(i, i + 1), copy=several)
-                for i in range(len(examples))
-            ]
-
-        refined = refine(
-            points,
-            partial(sketch, evaluator),
-            num_examples,
-            tolerance,
-            n_steps,
-            chunk,
-            # No shorter than what the inputs' dtype can tell apart.
-            max(2**-20, *(torch.finfo(end.dtype).eps for end in ends)),
-            show_progress,
-        )
-        return evaluator, (
-            Walk([walk.example], walk.alphas, map(walk.points.pop, walk.alphas))
-            for walk in refined
-        )
-
-
-def unsqueezed(values: Tensor, like: Tensor) -> Tensor:
-    """One value an example, (n,), with as many axes as `like`, (n, 1, 1, ...)."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def contributions(
-    before: Evaluation, after: Evaluation, positive_gradients: bool = False
-) -> list[tuple[Tensor, Tensor]]:
-    r"""
-    The gradients at the start and the end of an interval, times its growth of A.
-
-    Weighted and summed, they are the interval's part of a Stieltjes integral. One
-    pair for each tensor of the layer, (n, K, \*spatial) each.
-    """
-    pairs = []
-    for a0, a1, *gradients in zip(
-        before.activations,
-        after.activations,
-        before.gradients,
-        after.gradients,
-        strict=True,
-    ):
-        grown = (a1 - a0).to(precise(a1))
-        if positive_gradients:
-            gradients = [gradient.relu() for gradient in gradients]
-        start, end = (gradient * grown for gradient in gradients)
-        pairs.append((start, end))
-    return pairs
-
-
-def end_weights(
-    evaluator: LayerEvaluator,
-    before: Evaluation,
-    after: Evaluation,
-    ends: Sequence[tuple[Tensor, Tensor]],
-    method: IntervalRule,
-) -> list[tuple[Tensor, Tensor]]:
-    r"""
-    Weights of an interval's start and end, for each tensor of the layer.
-
-    Both have as many axes as the tensor, (n, 1, 1, ...). ``logistic_trapezoid`` looks
-    at each layer's :func:`contributions`, the `ends`.
-    """
-    outputs = before.outputs, after.outputs
-    starts, stops = zip(*ends, strict=True)
-    pairs = []
-    for start, stop in zip(
-        evaluator.by_layer(starts), evaluator.by_layer(stops), strict=True
-    ):
-        if method == "logistic_trapezoid":
-            weights = fitted_weights(
-                *outputs, _size_and_sum(start), _size_and_sum(stop)
-            )
-        else:
-            weights = interval_weights(method, *outputs)
-        w0, w1 = weights
-        pairs += [(unsqueezed(w0, unit), unsqueezed(w1, unit)) for unit in start]
-    return pairs
-
-
-def _size_and_sum(units: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """L1 norm and sum over all units of a layer, (n,) each."""
-    flat = [unit.flatten(1) for unit in units]  # (n, units)
-    sizes = [unit.abs().sum(1) for unit in flat]
-    sums = [unit.sum(1) for unit in flat]
-    return reduce(torch.add, sizes), reduce(torch.add, sums)
-
-
-def completeness(
-    evaluator: LayerEvaluator, units: Sequence[Tensor], rise: Tensor
-) -> list[Tensor]:
-    """For each layer, what its unit integrals exceed the output's rise by, (n,)."""
-    return [
-        torch.stack([integral.flatten(1).sum(1) for integral in layer]).sum(0) - rise
-        for layer in evaluator.by_layer(units)
-    ]
-
-
-def sketched(
-    evaluator: LayerEvaluator,
-    before: Evaluation,
-    after: Evaluation,
-    maps: Sequence[Tensor],
-    disagreements: Sequence[Tensor],
-    units: Sequence[Tensor],
-    wandering: float = 0.0,
-) -> Interval:
-    """
-    An interval of one example's path, as a refinement takes it.
-
-    Growth and gaps that may be mere rounding are 0.
-
-    Args:
-        evaluator (LayerEvaluator): The layers.
-        before (Evaluation): The interval's start.
-        after (Evaluation): Its end.
-        maps (sequence of Tensor): What it adds to each map.
-        disagreements (sequence of Tensor): What its end adds more than its start.
-        units (sequence of Tensor): Its part of the unit integrals.
-        wandering (float): As of :class:`Interval`.
-    """
-    y0, y1 = before.outputs, after.outputs
-    layers = evaluator.by_layer(units)
-    gaps = torch.cat(completeness(evaluator, units, y1 - y0))  # (L,)
-    sizes = torch.stack(
-        [reduce(torch.add, [unit.abs().sum() for unit in layer]) for layer in layers]
-    )
-    numbers = sizes + torch.maximum(y0.abs(), y1.abs())  # (L,), what makes a gap
-    step = max(torch.finfo(t.dtype).eps for t in (y1, *after.activations))
-    noise = torch.maximum(rounding(numbers), 2 * step * numbers)
-    return Interval(
-        tuple(maps),
-        tuple(disagreements),
-        difference(y1, y0)[0],
-        torch.where(gaps.abs() > noise, gaps, 0),
-        tuple(torch.cat([total(unit).flatten() for unit in layer]) for layer in layers),
-        wandering,
-    )
-
-
-def interval_rule(method: Any, rules: Sequence[str], tolerance: float | None) -> Any:
-    """The rule that `method` names, or that fits where it is None."""
-    if tolerance is None:
-        method = "riemann_trapezoid" if method is None else method
-        check_choice("method", method, rules)
-    else:
-        method = "logistic_trapezoid" if method is None else method
-        refinable = ("logistic_trapezoid", "riemann_trapezoid")
-        check_choice("method with a tolerance", method, refinable)
-    return method
-
-
-def concatenate(results: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The results of all walks, each put together along the examples."""
+def concatenate(results: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """The results of all batches, each tensor put together along the examples."""
     return tuple(map(torch.cat, zip(*results, strict=True)))
 
 
-def in_order(found: dict[int, Result]) -> list[Result]:
-    """What was found by examples, which refined paths finish in no order."""
-    return [found[example] for example in sorted(found)]
-
-
-def only(tensors: tuple[Tensor, ...]) -> Tensor:
+def single_tensor(tensors: tuple[Tensor, ...]) -> Tensor:
     """The one tensor of a layer that must not give several."""
     check_one_tensor(tensors)
     return tensors[0]
-
-
-def gains(
-    confidence: TargetOutput,
-    masks: Tensor,
-    ends: tuple[Tensor, ...],
-    starts: tuple[Tensor, ...],
-    examples: Tensor,
-    chunk: int,
-    bar: Any,
-    enlarge: Callable[[Tensor, Sequence[int]], Tensor] = upsample,
-) -> Tensor:
-    r"""
-    Confidence of each masked input less that of its baseline.
-
-    A mask is enlarged when its turn comes. One that is 0 everywhere leaves the
-    baseline and gains 0 without a pass. Gains that may be rounding are 0.
-
-    Args:
-        confidence (TargetOutput): The output that is to gain.
-        masks (Tensor): (n, G, \*layer spatial).
-        ends (tuple of Tensor): The n inputs.
-        starts (tuple of Tensor): Their baselines.
-        examples (Tensor): Which examples they are, (n,).
-        chunk (int): Inputs that go through the network together.
-        bar (tqdm): Counts the masks and the baselines.
-        enlarge (Callable): Makes a mask of an input's spatial size. Default: linear
-            interpolation
-
-    Returns:
-        *Tensor*, (n, G).
-    """
-    # An empty mask in the first place makes the baseline one of the blends.
-    masks = torch.cat([torch.zeros_like(masks[:, :1]), masks], 1)  # (n, G + 1, ...)
-    shown = (masks != 0).flatten(2).any(2).cpu()  # (n, G + 1)
-    bar.update(int((~shown[:, 1:]).sum()))
-    shown[:, 0] = True
-    n, r = shown.nonzero(as_tuple=True)
-
-    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        rows = n[start:stop]
-        here = masks[rows, r[start:stop]].unsqueeze(1)  # (B, 1, ...)
-        bar.update(stop - start)
-        return tuple(
-            blend(x[rows], baseline[rows], enlarge(here, x.shape[2:]).to(x.dtype))
-            for x, baseline in zip(ends, starts, strict=True)
-        ), examples[rows]
-
-    outputs = outputs_in_chunks(confidence, blends, len(n), chunk)
-    check_finite("forward_func's output", outputs, examples[n])
-    scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
-    scores[n, r] = outputs
-    return difference(scores[:, 1:], scores[:, :1])

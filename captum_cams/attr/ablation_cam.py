@@ -9,17 +9,12 @@ from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._validation import check_flags, check_inputs, check_range
-from captum_cams.attr._cam import (
-    OneLayerCamAttribution,
-    combine,
-    divide,
-    only,
-    precise,
-)
+from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams.attr._pooling import combine, divide, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, chunk_rows
 
 
 @register(
@@ -129,9 +124,8 @@ class LayerAblationCam(OneLayerCamAttribution):
 
         maps = []
         with tqdm(disable=not show_progress, unit="pass") as bar:
-            for examples in torch.split(torch.arange(len(ends[0])), chunk):
-                points = tuple(x[examples] for x in ends)
-                activations = only(evaluator.activations(points, examples))
+            for examples, points, _ in batches(ends, chunk):
+                activations = single_tensor(evaluator.activations(points, examples))
                 first = evaluator.outputs  # y in another batch than below, (n,)
                 units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
                 present = (units != 0).any(2).cpu()  # (n, K)
@@ -151,17 +145,19 @@ class LayerAblationCam(OneLayerCamAttribution):
                 noise = _noise(y, without, first[:, None]).to(precise(y))  # (n, 1)
                 losses = y.to(noise) - without.to(noise)  # (n, K)
                 losses = torch.where(losses.abs() > noise, losses, 0)
-                evaluator.hear(examples, (losses != 0).any(1))
+                evaluator.mark_responsive(examples, (losses != 0).any(1))
                 weights = divide(losses, y.to(noise), noise)  # w
                 maps.append(
                     combine(
-                        weights.view(*weights.shape, *[1] * (activations.dim() - 2)),
+                        unsqueezed(weights, activations),
                         activations,
                         relu=relu_attributions,
                         summation=attr_dim_summation,
                     )
                 )
-        evaluator.tell("the output is the same without any one of the layer's channels")
+        evaluator.emit_warnings(
+            "the output is the same without any one of the layer's channels"
+        )
         return check_range(torch.cat(maps))
 
 

@@ -8,18 +8,11 @@ from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._validation import check_flags, check_inputs
-from captum_cams.attr._cam import (
-    CamAttribution,
-    combine,
-    concatenate,
-    divide,
-    pool,
-    precise,
-    total,
-)
+from captum_cams.attr._cam import CamAttribution, Maps, concatenate
+from captum_cams.attr._pooling import combine, divide, pool, precise, total
 from captum_cams.attr.registry import Axiom, register
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, chunk_rows
 
 # What all of them share: weights that a channel's own activations and gradients make.
 _AXIOMS: set[Axiom] = {
@@ -60,7 +53,7 @@ class GradientCamAttribution(CamAttribution, ABC):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         internal_batch_size: int | None = None,
-    ) -> Any:
+    ) -> Maps:
         r"""
         Maps of the layer's activations, weighted by what their gradients say.
 
@@ -104,8 +97,8 @@ class GradientCamAttribution(CamAttribution, ABC):
         )
         chunk = chunk_rows(ends, internal_batch_size)
         results = []
-        for examples in torch.split(torch.arange(len(ends[0])), chunk):
-            layer = evaluator(tuple(x[examples] for x in ends), examples)
+        for examples, points, _ in batches(ends, chunk):
+            layer = evaluator(points, examples)
             results.append(
                 tuple(
                     combine(
@@ -119,7 +112,9 @@ class GradientCamAttribution(CamAttribution, ABC):
                     )
                 )
             )
-        return self._format_maps(evaluator, concatenate(results))
+        maps = self._format_maps(evaluator, concatenate(results))
+        evaluator.emit_warnings()
+        return maps
 
 
 @register(

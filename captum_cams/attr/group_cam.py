@@ -1,13 +1,12 @@
 """Group-CAM."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._captum import BaselineType, TargetType, TensorOrTuple, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -19,11 +18,14 @@ from captum_cams._validation import (
     check_number,
     check_range,
 )
-from captum_cams.attr._cam import OneLayerCamAttribution, gains, only, pool
+from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams.attr._mask_scores import masked_score_gains
+from captum_cams.attr._pooling import pool, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
+from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import denoise, group, min_max, upsample
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
 
 
 @register(
@@ -106,7 +108,7 @@ class GroupCam(OneLayerCamAttribution):
     @log_usage(part_of_slo=True)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTuple,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -121,7 +123,7 @@ class GroupCam(OneLayerCamAttribution):
         attribute_to_layer_input: bool = False,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> TensorOrTuple:
         r"""
         Maps over the input, summed from the masks of groups of feature maps.
 
@@ -177,7 +179,7 @@ class GroupCam(OneLayerCamAttribution):
                 "[0, 100]",
                 none="for no de-noising",
             )
-        blur_kernel_size, blur_sigma = check_kernel(blur_kernel_size, blur_sigma)
+        blur = check_kernel(blur_kernel_size, blur_sigma)
         check_callable("confidence_func", confidence_func, optional=True)
         check_flags(
             use_gradients=use_gradients,
@@ -185,39 +187,31 @@ class GroupCam(OneLayerCamAttribution):
             show_progress=show_progress,
         )
         ends = check_inputs(inputs)
-        starts = None if baselines is None else check_baselines(baselines, ends)
+        starts = () if baselines is None else check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        confidence = output.through(confidence_func)
+        confidence = output.with_output_func(confidence_func)
         chunk = chunk_rows(ends, internal_batch_size)
 
         cams = []
         rows = len(ends[0]) * (groups + 1)
         with tqdm(total=rows, disable=not show_progress, unit="mask") as bar:
-            for examples in torch.split(torch.arange(len(ends[0])), chunk):
-                points = tuple(x[examples] for x in ends)
-                if starts is None:
-                    hidden = tuple(
-                        blurred(x, blur_kernel_size, blur_sigma) for x in points
-                    )
-                else:
-                    hidden = tuple(x[examples] for x in starts)
-                if use_gradients:
-                    activations, gradients, _ = evaluator(points, examples)
-                    channels = pool(only(gradients)) * only(activations)  # w_k A^k
-                else:
-                    channels = only(evaluator.activations(points, examples))
+            for batch in batches(ends, chunk, starts):
+                if not starts:
+                    hidden = [blurred(x, *blur) for x in batch.inputs]
+                    batch = batch._replace(baselines=tuple(hidden))
+                channels = self._channels(evaluator, batch, use_gradients)
                 evaluator.check_masks()
                 check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
-                check_range(masks, examples)
+                check_range(masks, batch.examples)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
-                alphas = gains(confidence, masks, points, hidden, examples, chunk, bar)
-                alphas = alphas.view(*alphas.shape, *[1] * (masks.dim() - 2))
-                cams.append((alphas * masks).sum(1, keepdim=True))  # (n, 1, ...), eq. 7
-        evaluator.tell() if use_gradients else evaluator.tell_of_layer()
+                alphas = masked_score_gains(confidence, batch, masks, chunk, bar)
+                weighted = unsqueezed(alphas, masks) * masks
+                cams.append(weighted.sum(1, keepdim=True))  # (n, 1, ...), eq. 7
+        evaluator.emit_warnings() if use_gradients else evaluator.warn_of_layer()
         cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
@@ -227,3 +221,13 @@ class GroupCam(OneLayerCamAttribution):
 
         maps = tuple(map(at_input, ends))
         return maps if isinstance(inputs, tuple) else maps[0]
+
+    def _channels(
+        self, evaluator: LayerEvaluator, batch: Batch, use_gradients: bool
+    ) -> Tensor:
+        r"""The feature maps times their weights, w_k A^k of eq. 1-2, or A^k alone."""
+        if not use_gradients:
+            found = evaluator.activations(batch.inputs, batch.examples)
+            return single_tensor(found)
+        activations, gradients, *_ = evaluator(batch.inputs, batch.examples)
+        return pool(single_tensor(gradients)) * single_tensor(activations)

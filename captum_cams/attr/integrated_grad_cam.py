@@ -1,42 +1,108 @@
 """Integrated Grad-CAM."""
 
-from collections.abc import Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._validation import check_count, check_flags, check_nodes
-from captum_cams.attr._cam import (
+from captum_cams.attr._path_cam import (
+    Integral,
+    Integrand,
+    Pairs,
     PathCamAttribution,
-    combine,
-    concatenate,
-    contributions,
-    end_weights,
-    in_order,
-    interval_rule,
-    precise,
-    sketched,
-    total,
+    PathInterval,
+    PathRequest,
+    checked_rule,
 )
+from captum_cams.attr._pooling import combine, precise, total
 from captum_cams.attr.registry import register
-from captum_cams.layer_eval import Evaluation, LayerEvaluator, Walk
-from captum_cams.path import (
-    RULES,
-    IntervalRule,
-    Path,
-    Rule,
-    quadrature,
-    straight_line,
-)
-from captum_cams.refine import Interval
+from captum_cams.layer_eval import Evaluation
+from captum_cams.path import RULES, IntervalRule, Path, Rule, quadrature, straight_line
 
-# Gradients of deep networks wander at random along the path. Weights of RSI-Grad-CAM
-# average that out over the units; maps of single points do not.
-_WANDERING = 1 / 3
+
+class IntegratedGradCam(Integrand):
+    r"""
+    A Grad-CAM-like map at each point, integrated over alpha (eq. 4-6).
+
+    Args:
+        relu_attributions (bool): As in :meth:`LayerIntegratedGradCam.attribute`.
+        attr_dim_summation (bool): As there.
+        node_weights (dict, optional): The quadrature rule's weight of each alpha.
+            Default: None, for a sum over intervals, whose ends their rule weighs
+    """
+
+    # Gradients of deep networks wander at random along the path. The weights of
+    # RSI-Grad-CAM average that out over the units; maps of single points do not.
+    wandering = 1 / 3
+
+    def __init__(
+        self,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        node_weights: Mapping[float, float] | None = None,
+    ) -> None:
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
+        self.options = {"relu": relu_attributions, "summation": attr_dim_summation}
+        self.node_weights = node_weights
+
+    def at(self, point: Evaluation, first: Evaluation) -> list[Tensor]:
+        r"""Eq. 4: one map for each tensor of the layer, (n, 1, \*spatial)."""
+        return [
+            # The gradient's sum over i and j, (n, K, 1, ...), times the growth of A.
+            combine(total(g), (A - A0).to(precise(A)), **self.options)
+            for A, A0, g in zip(
+                point.activations, first.activations, point.gradients, strict=True
+            )
+        ]
+
+    def add(self, sums: Sequence[Tensor], interval: PathInterval) -> None:
+        """Eq. 5-6: a weighted sum over points, of which the first has a map of 0."""
+        if self.node_weights is None:
+            return super().add(sums, interval)
+        weight = self.node_weights.get(interval.end, 0.0)
+        maps = self.at(interval.after, interval.first)
+        for integral, map_ in zip(sums, maps, strict=True):
+            integral.add_(map_, alpha=weight)
+        return None
+
+    def at_ends(self, interval: PathInterval) -> Pairs:
+        """Eq. 4 at both ends, times the growth of alpha."""
+        return self._pairs(interval, interval.before)
+
+    def compared(self, interval: PathInterval, ends: Pairs) -> Pairs:
+        """
+        The same; but A(0) - A(0) = 0 agrees with whatever comes.
+
+        So the path's first point is compared as if its feature maps were those of the
+        interval's end already.
+        """
+        if interval.start > 0:
+            return ends
+        before = interval.after._replace(gradients=interval.before.gradients)
+        return self._pairs(interval, before)
+
+    def _pairs(self, interval: PathInterval, before: Evaluation) -> Pairs:
+        width = interval.end - interval.start
+        starts = self.at(before, interval.first)
+        ends = self.at(interval.after, interval.first)
+        return [(width * m0, width * m1) for m0, m1 in zip(starts, ends, strict=True)]
+
+    def zeros(self, first: Evaluation) -> list[Tensor]:
+        """The map at the first point, which is 0."""
+        return self.at(first, first)
+
+    def signed_maps(self, sums: Sequence[Tensor], last: Evaluation) -> list[Tensor]:
+        return [*sums]
+
+    def maps(self, integral: Integral) -> list[Tensor]:
+        return [
+            map_.to(A.dtype)
+            for map_, A in zip(integral.sums, integral.first.activations, strict=True)
+        ]
 
 
 @register(
@@ -200,29 +266,26 @@ class LayerIntegratedGradCam(PathCamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        rule = interval_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
+        rule = checked_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
         n_steps = check_count("n_steps", n_steps)
         check_nodes(n_steps, rule)
-        check_flags(
-            relu_attributions=relu_attributions,
-            attr_dim_summation=attr_dim_summation,
-            return_alphas=return_alphas,
+        check_flags(return_alphas=return_alphas)
+        alphas = node_weights = None
+        if tolerance is None and rule != "logistic_trapezoid":
+            alphas, weights = quadrature(rule, n_steps)
+            node_weights = dict(zip(alphas, weights, strict=True))
+            if alphas[0] > 0:  # A(0) is needed by every rule
+                alphas = [0.0, *alphas]
+        integrand = IntegratedGradCam(
+            relu_attributions, attr_dim_summation, node_weights
         )
-        over_intervals = tolerance is not None or rule == "logistic_trapezoid"
-        alphas, weights = quadrature(
-            "riemann_trapezoid" if over_intervals else rule, n_steps
-        )
-        if alphas[0] > 0:  # A(0) is needed by every rule
-            alphas, weights = [0.0, *alphas], [0.0, *weights]
-        options = {"relu": relu_attributions, "summation": attr_dim_summation}
-        evaluator, walks = self._walks(
-            partial(_sketch, rule, options),
-            alphas,
+        request = PathRequest(
             inputs,
             baselines,
             target,
             additional_forward_args,
             n_steps,
+            method,
             internal_batch_size,
             attribute_to_layer_input,
             grad_kwargs,
@@ -230,98 +293,5 @@ class LayerIntegratedGradCam(PathCamAttribution):
             path,
             show_progress,
         )
-        results: dict[int, tuple[Tensor, ...]] = {}
-        places: dict[int, Tensor] = {}
-        for walk in walks:
-            if over_intervals:
-                maps, start = _over_intervals(evaluator, walk, rule, options)
-            else:
-                maps, start = _over_nodes(walk, weights, options)
-            results[walk.examples[0]] = tuple(
-                map_.to(a.dtype)
-                for map_, a in zip(maps, start.activations, strict=True)
-            )
-            places |= {i: torch.tensor(walk.alphas) for i in walk.examples}
-        answer = self._format_maps(evaluator, concatenate(in_order(results)))
-        return (answer, in_order(places)) if return_alphas else answer
-
-
-def _integrand(
-    point: Evaluation, start: Evaluation, options: dict[str, bool]
-) -> list[Tensor]:
-    """Eq. 4: one map for each tensor of the layer, (n, 1, *spatial)."""
-    return [
-        # The gradient's total (n, K, 1, ...) times the growth of A.
-        combine(total(g), (a - a_start).to(precise(a)), **options)
-        for a, a_start, g in zip(
-            point.activations, start.activations, point.gradients, strict=True
-        )
-    ]
-
-
-def _over_nodes(
-    walk: Walk, weights: Sequence[float], options: dict[str, bool]
-) -> tuple[list[Tensor], Evaluation]:
-    """Eq. 5-6: the integral as a weighted sum over the path's points."""
-    start = next(walk.points)
-    maps = _integrand(start, start, options)  # 0, as A(0) - A(0) is
-    for weight, point in zip(weights[1:], walk.points, strict=True):
-        for integral, map_ in zip(maps, _integrand(point, start, options), strict=True):
-            integral.add_(map_, alpha=weight)
-    return maps, start
-
-
-def _over_intervals(
-    evaluator: LayerEvaluator,
-    walk: Walk,
-    rule: IntervalRule,
-    options: dict[str, bool],
-) -> tuple[list[Tensor], Evaluation]:
-    """Eq. 5 as a sum over intervals, whose ends the outputs there weigh."""
-    start = previous = next(walk.points)
-    before = _integrand(start, start, options)
-    maps = [torch.zeros_like(map_) for map_ in before]
-    widths = [b - a for a, b in pairwise(walk.alphas)]
-    for width, point in zip(widths, walk.points, strict=True):
-        after = _integrand(point, start, options)
-        ends = contributions(previous, point)
-        weights = end_weights(evaluator, previous, point, ends, rule)
-        for integral, (w0, w1), m0, m1 in zip(
-            maps, weights, before, after, strict=True
-        ):
-            integral += width * (w0 * m0 + w1 * m1)
-        before, previous = after, point
-    return maps, start
-
-
-def _sketch(
-    rule: IntervalRule,
-    options: dict[str, bool],
-    evaluator: LayerEvaluator,
-    points: dict[float, Evaluation],
-    start: float,
-    end: float,
-) -> Interval:
-    """An interval's share of the map, for a refinement of the path."""
-    before, after = points[start], points[end]
-    ends = contributions(before, after)
-    weights = end_weights(evaluator, before, after, ends, rule)
-    at_start = _integrand(before, points[0.0], options)
-    at_end = _integrand(after, points[0.0], options)
-    maps = [
-        (end - start) * (w0 * m0 + w1 * m1)
-        for (w0, w1), m0, m1 in zip(weights, at_start, at_end, strict=True)
-    ]
-    if start == 0:
-        # There the map is 0 whatever the gradient is, and would agree with what comes:
-        # it is compared as if the feature maps were those of the end already.
-        same = after._replace(gradients=before.gradients)
-        at_start = _integrand(same, points[0.0], options)
-    differences = [
-        (end - start) * (w1 * m1 - w0 * m0)
-        for (w0, w1), m0, m1 in zip(weights, at_start, at_end, strict=True)
-    ]
-    units = [
-        w0 * u0 + w1 * u1 for (w0, w1), (u0, u1) in zip(weights, ends, strict=True)
-    ]
-    return sketched(evaluator, before, after, maps, differences, units, _WANDERING)
+        found = self._integrate(request, [integrand], rule, alphas)
+        return (found.maps[0], found.alphas) if return_alphas else found.maps[0]

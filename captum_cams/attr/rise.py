@@ -9,12 +9,11 @@ from captum.attr import PerturbationAttribution
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._captum import BaselineType, TargetType, TensorOrTuple, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_callable,
     check_count,
-    check_finite,
     check_flags,
     check_generator,
     check_grid,
@@ -23,10 +22,11 @@ from captum_cams._validation import (
     check_pictures,
     check_range,
 )
-from captum_cams.attr._cam import precise
+from captum_cams.attr._mask_scores import masked_outputs
+from captum_cams.attr._pooling import precise
 from captum_cams.attr.registry import register
-from captum_cams.masks import blend, random_cells, shifted
-from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
+from captum_cams.masks import random_cells, shifted
+from captum_cams.target_output import Batch, TargetOutput, chunk_rows
 
 _BLOCK = 100  # masks between two looks at the tolerance
 
@@ -84,7 +84,7 @@ class Rise(PerturbationAttribution):
     @log_usage(part_of_slo=True)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTuple,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -96,7 +96,7 @@ class Rise(PerturbationAttribution):
         tolerance: float | None = None,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> TensorOrTuple:
         r"""
         Maps over the input, from `n_masks` forward passes an example.
 
@@ -160,8 +160,9 @@ class Rise(PerturbationAttribution):
         generator = generator or torch.Generator().manual_seed(0)
         chunk = chunk_rows(ends, internal_batch_size)
 
+        everything = Batch(torch.arange(len(ends[0])), ends, starts)
         estimates = [_Estimate(x) for x in ends]
-        active = torch.arange(len(ends[0]))  # examples that still need masks
+        active = everything.examples  # those that still need masks
         used, errors = 0, torch.zeros(0)
         with tqdm(
             total=len(active) * n_masks, disable=not show_progress, unit="mask"
@@ -176,7 +177,7 @@ class Rise(PerturbationAttribution):
                         shifted(cells[part].to(x), shifts[part], x.shape[2:])
                         for x in ends
                     ]
-                    scores = _scores(output, masks, ends, starts, active, chunk)
+                    scores = _scores(output, everything, masks, active, chunk)
                     for estimate, mask in zip(estimates, masks, strict=True):
                         estimate.add(active, scores, mask / probability)
                     bar.update(len(scores) * len(active))
@@ -203,27 +204,18 @@ class Rise(PerturbationAttribution):
 
 def _scores(
     output: TargetOutput,
+    everything: Batch,
     masks: list[Tensor],
-    ends: tuple[Tensor, ...],
-    starts: tuple[Tensor, ...],
     active: Tensor,
     chunk: int,
 ) -> Tensor:
     """The output of every active example behind every mask, (B, n)."""
-
-    def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        row = torch.arange(start, stop)
-        mask, example = row // len(active), active[row % len(active)]
-        return tuple(
-            blend(x[example], baseline[example], here[mask])
-            for x, baseline, here in zip(ends, starts, masks, strict=True)
-        ), example
-
-    rows = len(masks[0]) * len(active)
-    outputs = outputs_in_chunks(output, blends, rows, chunk)
-    scores = outputs.view(-1, len(active))  # (B, n)
-    check_finite("forward_func's output", scores.T, active)
-    return scores
+    row = torch.arange(len(masks[0]) * len(active))
+    mask, example = row // len(active), active[row % len(active)]
+    outputs = masked_outputs(
+        output, everything, example, lambda rows, i: masks[i][mask[rows]], chunk
+    )
+    return outputs.view(-1, len(active))  # (B, n)
 
 
 class _Estimate:

@@ -1,53 +1,116 @@
 """Riemann-Stieltjes integrated Grad-CAM."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._validation import check_choice, check_count, check_flags
-from captum_cams.attr._cam import (
+from captum_cams._validation import check_choice, check_flags
+from captum_cams.attr._path_cam import (
+    Integral,
+    Integrand,
+    Pairs,
     PathCamAttribution,
-    combine,
-    completeness,
-    concatenate,
-    contributions,
-    end_weights,
-    in_order,
-    interval_rule,
-    pool,
-    precise,
-    sketched,
+    PathInterval,
+    PathRequest,
+    checked_rule,
+    completeness_error,
 )
+from captum_cams.attr._pooling import combine, pool, precise
 from captum_cams.attr.registry import register
-from captum_cams.layer_eval import Evaluation, LayerEvaluator
+from captum_cams.layer_eval import Evaluation
 from captum_cams.masks import difference
-from captum_cams.path import (
-    INTERVAL_RULES,
-    IntervalRule,
-    Path,
-    quadrature,
-    straight_line,
-)
-from captum_cams.refine import Interval
+from captum_cams.path import INTERVAL_RULES, IntervalRule, Path, straight_line
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
 WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")
 
 
-class _Integral(NamedTuple):
-    """A walk summed up, one tensor for each tensor of the layer."""
+class UnitIntegrals(Integrand):
+    """The integrals I of dy/dA over dA, unit by unit (eq. 17-18): conductance."""
 
-    units: tuple[Tensor, ...]  # I, (n, K, *spatial)
-    start: tuple[Tensor, ...]  # A(0)
-    end: tuple[Tensor, ...]  # A(1)
-    rise: Tensor  # y(1) - y(0), (n,)
+    def at_ends(self, interval: PathInterval) -> Pairs:
+        """Gradient times growth of A."""
+        return interval.contributions
 
-    def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return zip(self.units, self.start, self.end, strict=True)
+    def zeros(self, first: Evaluation) -> list[Tensor]:
+        return [torch.zeros_like(a, dtype=precise(a)) for a in first.activations]
+
+    def signed_maps(self, sums: Sequence[Tensor], last: Evaluation) -> list[Tensor]:
+        """Those of the signed weights."""
+        return [
+            combine(pool(units), A, relu=False, summation=True)  # (n, 1, *spatial)
+            for units, A in zip(sums, last.activations, strict=True)
+        ]
+
+    def maps(self, integral: Integral) -> list[Tensor]:
+        """The integrals themselves."""
+        pairs = zip(integral.sums, integral.last.activations, strict=True)
+        return [units.to(A.dtype) for units, A in pairs]
+
+    def delta(self, integral: Integral) -> list[Tensor]:
+        """Eq. 14: the sum of all I less y(1) - y(0)."""
+        return completeness_error(*integral)
+
+
+class RSIGradCam(UnitIntegrals):
+    r"""
+    The feature maps, weighted by their unit integrals (eq. 19-20 and 24).
+
+    Args:
+        weighting (str): As in :meth:`LayerRSIGradCam.attribute`.
+        relu_attributions (bool): As there.
+        attr_dim_summation (bool): As there.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting = "signed",
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+    ) -> None:
+        check_choice("weighting", weighting, WEIGHTINGS)
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
+        self.weighting = weighting
+        self.options = {"relu": relu_attributions, "summation": attr_dim_summation}
+        # Integrals of rectified gradients do not add up to the output's growth.
+        self.complete = weighting != "positive_gradients"
+
+    def at_ends(self, interval: PathInterval) -> Pairs:
+        """Gradient times growth of A, the gradient rectified where that is asked."""
+        if self.weighting != "positive_gradients":
+            return interval.contributions
+        return [
+            (g0.relu() * growth, g1.relu() * growth)
+            for growth, g0, g1 in interval.growth_and_gradients()
+        ]
+
+    def maps(self, integral: Integral) -> list[Tensor]:
+        """Eq. 24: ReLU of the sum over k of w_k A^k(1)."""
+        sums, first, last = integral
+        return [
+            combine(
+                pool(self._selected(units, A0, A1)),  # w, (n, K, 1, ...), eq. 19
+                A1,
+                **self.options,
+            )
+            for units, A0, A1 in zip(
+                sums, first.activations, last.activations, strict=True
+            )
+        ]
+
+    def _selected(self, units: Tensor, A0: Tensor, A1: Tensor) -> Tensor:
+        """What each unit gives to the weight of its channel."""
+        if self.weighting == "positive":  # eq. 20
+            return units.relu()
+        if self.weighting == "selected":  # section 4.1
+            grew = difference(A1, A0) > 0
+            return torch.where((A1 > 0) & (units > 0) & grew, units, 0)
+        return units
 
 
 @register(
@@ -240,25 +303,8 @@ class LayerRSIGradCam(PathCamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        check_choice("weighting", weighting, WEIGHTINGS)
-        check_flags(
-            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
-        )
-
-        def explain(integral: _Integral) -> list[Tensor]:
-            return [
-                combine(
-                    pool(_weigh(units, start, end, weighting)),  # w, (n, K, 1, ...)
-                    end,
-                    relu=relu_attributions,
-                    summation=attr_dim_summation,
-                )
-                for units, start, end in integral.tensors()
-            ]
-
-        return self._integrals(
-            explain,
-            weighting == "positive_gradients",
+        integrand = RSIGradCam(weighting, relu_attributions, attr_dim_summation)
+        request = PathRequest(
             inputs,
             baselines,
             target,
@@ -266,14 +312,13 @@ class LayerRSIGradCam(PathCamAttribution):
             n_steps,
             method,
             internal_batch_size,
-            return_convergence_delta,
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
-            return_alphas,
             path,
             show_progress,
         )
+        return self._answer(request, integrand, return_convergence_delta, return_alphas)
 
     def conductance(
         self,
@@ -320,13 +365,7 @@ class LayerRSIGradCam(PathCamAttribution):
             >>> bool((delta.abs() < 0.05).all())
             True
         """
-
-        def explain(integral: _Integral) -> list[Tensor]:
-            return [units.to(end.dtype) for units, _, end in integral.tensors()]
-
-        return self._integrals(
-            explain,
-            False,
+        request = PathRequest(
             inputs,
             baselines,
             target,
@@ -334,139 +373,37 @@ class LayerRSIGradCam(PathCamAttribution):
             n_steps,
             method,
             internal_batch_size,
-            return_convergence_delta,
             attribute_to_layer_input,
             grad_kwargs,
             tolerance,
-            return_alphas,
             path,
             show_progress,
+        )
+        return self._answer(
+            request, UnitIntegrals(), return_convergence_delta, return_alphas
         )
 
     def has_convergence_delta(self) -> bool:
         """True: completeness of the unit integrals (eq. 14) can be checked."""
         return True
 
-    def _integrals(
+    def _answer(
         self,
-        explain: Callable[[_Integral], list[Tensor]],
-        positive_gradients: bool,
-        inputs: Tensor | tuple[Tensor, ...],
-        baselines: BaselineType,
-        target: TargetType,
-        additional_forward_args: object,
-        n_steps: int,
-        method: IntervalRule | None,
-        internal_batch_size: int | None,
+        request: PathRequest,
+        integrand: Integrand,
         return_convergence_delta: bool,
-        attribute_to_layer_input: bool,
-        grad_kwargs: dict[str, Any] | None,
-        tolerance: float | None,
         return_alphas: bool,
-        path: Path,
-        show_progress: bool,
     ) -> Any:
-        """What `explain` makes of the integral along each path, put together."""
+        """The integrand's maps, and what is to be returned with them."""
         check_flags(
             return_convergence_delta=return_convergence_delta,
             return_alphas=return_alphas,
         )
-        n_steps = check_count("n_steps", n_steps)
-        rule = interval_rule(method, INTERVAL_RULES, tolerance)
-        alphas, _ = quadrature("riemann_trapezoid", n_steps)
-        evaluator, walks = self._walks(
-            partial(_sketch, rule, positive_gradients),
-            alphas,
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            n_steps,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
-            tolerance,
-            path,
-            show_progress,
-        )
-        results: dict[int, tuple[Tensor, ...]] = {}
-        places: dict[int, Tensor] = {}
-        for walk in walks:
-            integral = _integrate(evaluator, walk.points, rule, positive_gradients)
-            deltas = completeness(evaluator, integral.units, integral.rise)
-            results[walk.examples[0]] = (*explain(integral), *deltas)
-            places |= {i: torch.tensor(walk.alphas) for i in walk.examples}
-        values, layers = concatenate(in_order(results)), len(evaluator.layers)
-        answers = [self._format_maps(evaluator, values[:-layers])]
+        rule = checked_rule(request.method, INTERVAL_RULES, request.tolerance)
+        found = self._integrate(request, [integrand], rule)
+        answers: list[Any] = [*found.maps]
         if return_convergence_delta:
-            answers.append(self._format(values[-layers:]))
+            answers.append(self._format(found.deltas[0]))
         if return_alphas:
-            answers.append(in_order(places))
+            answers.append(found.alphas)
         return tuple(answers) if len(answers) > 1 else answers[0]
-
-
-def _integrate(
-    evaluator: LayerEvaluator,
-    points: Iterator[Evaluation],
-    method: IntervalRule,
-    positive_gradients: bool = False,
-) -> _Integral:
-    """Eq. 18: the sum over a path's intervals of gradient times growth of A."""
-    first = previous = next(points)
-    units = tuple(
-        torch.zeros_like(activations, dtype=precise(activations))
-        for activations in first.activations
-    )
-    for point in points:
-        ends = contributions(previous, point)
-        weights = end_weights(evaluator, previous, point, ends, method)
-        if positive_gradients:
-            ends = contributions(previous, point, positive_gradients)
-        for integral, (w0, w1), (start, end) in zip(units, weights, ends, strict=True):
-            integral += torch.addcmul(w0 * start, w1, end)
-        previous = point
-    return _Integral(
-        units,
-        first.activations,
-        previous.activations,
-        previous.outputs - first.outputs,
-    )
-
-
-def _sketch(
-    rule: IntervalRule,
-    positive_gradients: bool,
-    evaluator: LayerEvaluator,
-    points: dict[float, Evaluation],
-    start: float,
-    end: float,
-) -> Interval:
-    """An interval's share of the signed map, for a refinement of the path."""
-    before, after = points[start], points[end]
-    ends = contributions(before, after)
-    weights = end_weights(evaluator, before, after, ends, rule)
-    if positive_gradients:
-        ends = contributions(before, after, positive_gradients)
-    maps, differences, units = [], [], []
-    for (w0, w1), (u0, u1), last in zip(
-        weights, ends, points[1.0].activations, strict=True
-    ):
-        at_start, at_end = w0 * u0, w1 * u1
-        units.append(at_start + at_end)
-        maps.append(combine(pool(units[-1]), last, relu=False, summation=True))
-        difference = pool(at_end - at_start)
-        differences.append(combine(difference, last, relu=False, summation=True))
-    interval = sketched(evaluator, before, after, maps, differences, units)
-    if positive_gradients:  # their integrals are not to add up to the output's growth
-        interval = interval._replace(gaps=torch.zeros_like(interval.gaps))
-    return interval
-
-
-def _weigh(units: Tensor, start: Tensor, end: Tensor, weighting: Weighting) -> Tensor:
-    """What each unit gives to the weight of its channel."""
-    if weighting == "positive":
-        return units.relu()
-    if weighting == "selected":
-        grew = difference(end, start) > 0
-        return torch.where((end > 0) & (units > 0) & grew, units, 0)
-    return units

@@ -1,13 +1,12 @@
 """Score-CAM."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._captum import BaselineType, TargetType, TensorOrTuple, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_flags,
@@ -15,10 +14,12 @@ from captum_cams._validation import (
     check_number,
     check_range,
 )
-from captum_cams.attr._cam import OneLayerCamAttribution, combine, gains, only, precise
+from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams.attr._mask_scores import masked_score_gains
+from captum_cams.attr._pooling import combine, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.masks import min_max, upsample
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, chunk_rows
 
 
 @register(
@@ -78,7 +79,7 @@ class ScoreCam(OneLayerCamAttribution):
     @log_usage(part_of_slo=True)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTuple,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -88,7 +89,7 @@ class ScoreCam(OneLayerCamAttribution):
         attribute_to_layer_input: bool = False,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> TensorOrTuple:
         r"""
         Maps over the input, summed from the layer's feature maps.
 
@@ -144,33 +145,27 @@ class ScoreCam(OneLayerCamAttribution):
 
         cams = []
         with tqdm(disable=not show_progress, unit="mask") as bar:
-            for examples in torch.split(torch.arange(len(ends[0])), chunk):
-                points = tuple(x[examples] for x in ends)
-                channels = only(evaluator.activations(points, examples))
+            for batch in batches(ends, chunk, starts):
+                found = evaluator.activations(batch.inputs, batch.examples)
+                channels = single_tensor(found)
                 evaluator.check_masks()
                 if channel_fraction is not None:
                     channels = _most_varied(channels, channel_fraction)
                 bar.total = len(ends[0]) * (channels.shape[1] + 1)
-                increases = gains(
-                    output,
-                    min_max(channels),  # sets constant channels to 0
-                    points,
-                    tuple(x[examples] for x in starts),
-                    examples,
-                    chunk,
-                    bar,
-                    _enlarge,
+                masks = min_max(channels)  # sets constant channels to 0
+                increases = masked_score_gains(
+                    output, batch, masks, chunk, bar, _enlarge
                 )
                 alphas = increases.softmax(1, dtype=precise(increases))  # (n, K)
                 cams.append(
                     combine(
-                        alphas.view(*alphas.shape, *[1] * (channels.dim() - 2)),
+                        unsqueezed(alphas, channels),
                         channels,
                         relu=relu_attributions,
                         summation=True,
                     )
                 )
-        evaluator.tell_of_layer()
+        evaluator.warn_of_layer()
         cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]

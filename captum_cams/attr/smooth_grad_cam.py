@@ -13,17 +13,11 @@ from captum_cams._validation import (
     check_number,
     check_seed,
 )
-from captum_cams.attr._cam import (
-    CamAttribution,
-    combine,
-    concatenate,
-    divide,
-    precise,
-    total,
-)
+from captum_cams.attr._cam import CamAttribution, Maps, concatenate
+from captum_cams.attr._pooling import combine, divide, precise, total
 from captum_cams.attr.registry import register
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, chunk_rows
 
 
 @register(
@@ -103,7 +97,7 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         stdevs: float = 0.3,
         seed: int = 0,
         internal_batch_size: int | None = None,
-    ) -> Any:
+    ) -> Maps:
         r"""
         Maps of the layer's activations, weighted by what noisy gradients say.
 
@@ -154,8 +148,7 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         )
         chunk = chunk_rows(ends, internal_batch_size)
         results = []
-        for examples in torch.split(torch.arange(len(ends[0])), chunk):
-            points = tuple(x[examples] for x in ends)
+        for examples, points, _ in batches(ends, chunk):
             activations = evaluator.activations(points, examples)
             powers = [a.new_zeros(3, *a.shape, dtype=precise(a)) for a in activations]
             units: list[Tensor] = []  # of gradients: their cubes overflow, or vanish
@@ -178,7 +171,9 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
                     for a, unit, D in zip(activations, units, powers, strict=True)
                 )
             )
-        return self._format_maps(evaluator, concatenate(results))
+        maps = self._format_maps(evaluator, concatenate(results))
+        evaluator.emit_warnings()
+        return maps
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:

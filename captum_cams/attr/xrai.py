@@ -10,7 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import TargetType, log_usage
+from captum_cams._captum import TargetType, TensorOrTuple, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_black_and_white,
@@ -93,7 +93,7 @@ class Xrai(Attribution):
     @log_usage(part_of_slo=True)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor],
+        inputs: TensorOrTuple,
         black: Tensor | float = 0.0,
         white: Tensor | float = 1.0,
         target: TargetType = None,
@@ -104,7 +104,7 @@ class Xrai(Attribution):
         scales: Sequence[float] = SCALES,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> TensorOrTuple:
         r"""
         Maps over the input that are constant on regions.
 
