@@ -6,9 +6,8 @@ A message names the argument, what was expected, what came, and the remedy.
 
 import math
 import sys
-import textwrap
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, NoReturn
@@ -16,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.jit import ScriptModule
 from torch.nn import Module
 
 from captum_cams._nested import describe, find_tensors
@@ -26,14 +24,14 @@ class UserError(ValueError):
     """What the user of a command can put right, in one sentence."""
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of shape {_shape(value)}"
+        return f"a tensor of shape {shape_of(value)}"
     shown = value is None or isinstance(value, (Real, str))
     return repr(value) if shown else type(value).__name__
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
@@ -47,7 +45,7 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     value = _item(value)
     expected = f"{name} must be an integer of at least {least}"
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{expected}, got {_kind(value)}")
+        raise TypeError(f"{expected}, got {kind_of(value)}")
     if value < least:
         raise ValueError(f"{expected}, got {value}")
     return int(value)
@@ -57,7 +55,7 @@ def check_seed(seed: object) -> int:
     """An integer that PyTorch's generators take."""
     seed = _item(seed)
     if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise TypeError(f"seed must be an integer, got {_kind(seed)}")
+        raise TypeError(f"seed must be an integer, got {kind_of(seed)}")
     number = int(seed)
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"seed must be an integer of 64 bits, got {number}")
@@ -85,7 +83,7 @@ def check_number(
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         or_none = "" if none is None else f", or None {none}".rstrip()
-        raise TypeError(f"{name} must be a number{or_none}, got {_kind(value)}")
+        raise TypeError(f"{name} must be a number{or_none}, got {kind_of(value)}")
     # A 0.15 in single precision means 0.15, not the 0.15000000596 that it holds.
     number = float(str(value)) if isinstance(value, np.floating) else float(value)
     low, high = map(float, interval[1:-1].split(","))
@@ -117,7 +115,7 @@ def check_numbers(name: str, values: object) -> Tensor:
         numbers = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     except (RuntimeError, TypeError, ValueError):
         raise TypeError(
-            f"{name} must be a number or a sequence of numbers, got {_kind(values)}"
+            f"{name} must be a number or a sequence of numbers, got {kind_of(values)}"
         ) from None
     return numbers
 
@@ -126,7 +124,7 @@ def check_flags(**flags: object) -> None:
     """Each True or False: any word would count as true, whatever it says."""
     for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{name} must be True or False, got {_kind(value)}")
+            raise TypeError(f"{name} must be True or False, got {kind_of(value)}")
 
 
 def check_callable(
@@ -136,7 +134,7 @@ def check_callable(
     if not callable(value) and not (optional and value is None):
         or_none = ", or None" if optional else ""
         raise TypeError(
-            f"{name} must be a function{or_none}, got {_kind(value)}{remedy}"
+            f"{name} must be a function{or_none}, got {kind_of(value)}{remedy}"
         )
 
 
@@ -146,38 +144,7 @@ def check_generator(generator: object) -> None:
         raise TypeError(
             "generator must be a torch.Generator, such as "
             "torch.Generator().manual_seed(0), or None for that one, got "
-            f"{_kind(generator)}"
-        )
-
-
-def check_grad_kwargs(grad_kwargs: object) -> None:
-    """Keyword arguments of `torch.autograd.grad`, or None."""
-    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
-        raise TypeError(
-            "grad_kwargs must be a dict of keyword arguments of torch.autograd.grad, "
-            f"or None, got {_kind(grad_kwargs)}"
-        )
-
-
-def check_device_ids(device_ids: object) -> None:
-    """Numbers of devices, or None."""
-    if device_ids is None:
-        return
-    if not isinstance(device_ids, (list, tuple)) or not all(
-        isinstance(number, Integral) for number in device_ids
-    ):
-        raise TypeError(
-            "device_ids must be a list of integers, the GPUs of a DataParallel model, "
-            f"or None, got {_kind(device_ids)}"
-        )
-
-
-def check_nodes(n_steps: int, method: str = "gausslegendre") -> None:
-    """No more nodes of Gauss and Legendre than numpy finds in a moment."""
-    if method == "gausslegendre" and n_steps > 1000:
-        raise ValueError(
-            "n_steps must be at most 1000 for the rule of Gauss and Legendre, got "
-            f"{n_steps}; a few tens are enough where the network is smooth"
+            f"{kind_of(generator)}"
         )
 
 
@@ -185,105 +152,13 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """One of a few words."""
     if not isinstance(value, str) or value not in choices:
         known = ", ".join(f"'{choice}'" for choice in choices)
-        raise ValueError(f"{name} must be one of {known}, got {_kind(value)}")
-
-
-def check_points(points: object, inputs: Tensor, alphas: Tensor) -> Tensor:
-    """What a path gave: a finite point for each row; detached."""
-    if not isinstance(points, Tensor):
-        raise TypeError(f"path must return a tensor of points, got {_kind(points)}")
-    if (points.shape, points.dtype, points.device) != (
-        inputs.shape,
-        inputs.dtype,
-        inputs.device,
-    ):
-        raise ValueError(
-            f"path must return points like its inputs, {_like(inputs)}, got "
-            f"{_like(points)}"
-        )
-    finite = points.reshape(len(points), -1).isfinite().all(1)  # (B,)
-    if not finite.all():
-        raise ValueError(
-            "path must return finite points, got NaN or infinity at alpha = "
-            f"{alphas[~finite][0].item():.3g}; look for it in the inputs, in the "
-            "baselines and in the path"
-        )
-    return points.detach()
-
-
-def _like(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {_shape(tensor)} on {tensor.device}"
-
-
-def check_path_end(points: Tensor, starts: Tensor, ends: Tensor, alpha: int) -> None:
-    """A path that is at its start, or at its end, up to rounding."""
-    distance = (points - (ends if alpha else starts)).abs().max().item()
-    largest = max(ends.abs().max().item(), starts.abs().max().item())
-    if distance > torch.finfo(ends.dtype).eps ** 0.5 * largest:
-        raise ValueError(
-            "path must lead from the baselines at alpha = 0 to the inputs at alpha = "
-            f"1, but is up to {distance:.3g} off at alpha = {alpha}; pass the "
-            "baselines that belong to it"
-        )
-
-
-def check_parametrisation(f: Callable[[Tensor], Tensor]) -> None:
-    """A function that rises from 0 to 1, as far as some places tell."""
-    values = f(torch.linspace(0, 1, 101, dtype=torch.float64))
-    if not isinstance(values, Tensor) or values.shape != (101,):
-        raise ValueError(
-            "f must give one place for each alpha, a tensor (B,) for one of shape "
-            f"(B,), got {_kind(values)} for 101 of them"
-        )
-    start, end = values[0].item(), values[-1].item()
-    if not (abs(start) < 1e-6 and abs(end - 1) < 1e-6 and (values.diff() >= 0).all()):
-        raise ValueError(
-            "f must rise from f(0) = 0 to f(1) = 1 and never fall, got f(0) = "
-            f"{start:.3g}, f(1) = {end:.3g} and a smallest growth of "
-            f"{values.diff().min():.3g} between 101 equally spaced places"
-        )
-
-
-def check_groups(groups: int, channels: int) -> None:
-    """No more groups than channels."""
-    if groups > channels:
-        raise ValueError(
-            f"groups must be at most the number of the layer's channels, {channels}, "
-            f"got {groups}"
-        )
-
-
-def check_blur(inputs: Tensor, kernel_size: object, sigma: object) -> tuple[int, float]:
-    """A Gaussian kernel that fits every spatial side under a reflected border."""
-    check_floating("inputs", inputs)
-    if inputs.dim() < 3:
-        raise ValueError(
-            "a blur needs inputs with spatial axes, (N, C, *spatial), got shape "
-            f"{_shape(inputs)}; give baselines as a tensor or a number instead"
-        )
-    taps, deviation = check_kernel(kernel_size, sigma)
-    side = min(inputs.shape[2:])
-    if side <= taps // 2:
-        raise ValueError(
-            f"the blur's kernel size {taps} needs sides of at least "
-            f"{taps // 2 + 1} pixels, got inputs of shape {_shape(inputs)}; "
-            f"a kernel size of {2 * side - 1} or less fits"
-        )
-    return taps, deviation
-
-
-def check_kernel(kernel_size: object, sigma: object) -> tuple[int, float]:
-    """Taps and standard deviation of a Gaussian blur."""
-    taps = check_count("the blur's kernel size", kernel_size)
-    if taps % 2 == 0:
-        raise ValueError(f"the blur's kernel size must be odd, got {kernel_size}")
-    return taps, check_number("the blur's sigma", sigma, "(0, inf)")
+        raise ValueError(f"{name} must be one of {known}, got {kind_of(value)}")
 
 
 def check_real(name: str, tensor: object) -> None:
     """A tensor of numbers that are not complex."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {_kind(tensor)}")
+        raise TypeError(f"{name} must be a tensor, got {kind_of(tensor)}")
     if tensor.is_complex():
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
 
@@ -295,15 +170,6 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(
             f"{name} must be of a floating dtype, got {tensor.dtype}; convert it with "
             ".float()"
-        )
-
-
-def check_recording() -> None:
-    """A grad mode in which gradients can be had."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "gradients are needed, but torch.inference_mode() is on and records none; "
-            "call attribute outside of it, under torch.no_grad() if you like"
         )
 
 
@@ -330,10 +196,10 @@ def check_inputs(inputs: object, *, integers: bool = False) -> tuple[Tensor, ...
         if tensor.dim() == 0 or tensor.shape[0] == 0:
             raise ValueError(
                 "inputs must hold at least one example along their first axis, got "
-                f"shape {_shape(tensor)}"
+                f"shape {shape_of(tensor)}"
             )
     if len({tensor.shape[0] for tensor in tensors}) > 1:
-        shapes = ", ".join(_shape(tensor) for tensor in tensors)
+        shapes = ", ".join(shape_of(tensor) for tensor in tensors)
         raise ValueError(f"inputs must agree in their first axis, got shapes {shapes}")
     for tensor in tensors:
         check_finite("inputs", tensor, remedy="leave that example out or mend it")
@@ -369,8 +235,8 @@ def _expand_baseline(baseline: object, tensor: Tensor, name: str) -> Tensor:
     )
     if not fits:
         raise ValueError(
-            f"{name} must have the inputs' shape {_shape(tensor)}, or 1 in its "
-            f"first place, or be a number, got shape {_shape(baseline)}"
+            f"{name} must have the inputs' shape {shape_of(tensor)}, or 1 in its "
+            f"first place, or be a number, got shape {shape_of(baseline)}"
         )
     if baseline.device != tensor.device and baseline.dim() > 0:
         raise ValueError(
@@ -404,7 +270,7 @@ def check_target(target: object, num_examples: int) -> Tensor | None:
             raise ValueError(
                 "target as a tensor must hold one index for all examples, or be of "
                 f"shape ({num_examples},) or ({num_examples}, 1), got shape "
-                f"{_shape(target)}; to index several axes pass a list of tuples"
+                f"{shape_of(target)}; to index several axes pass a list of tuples"
             )
         target = target.flatten().tolist()
     if isinstance(target, list):
@@ -437,49 +303,10 @@ def _indices(element: Any) -> tuple[int, ...]:
         if not isinstance(part, Integral):
             raise TypeError(
                 "target must be an integer, a tuple of integers, a tensor of integers, "
-                f"or a list of integers or tuples, got {_kind(element)}"
+                f"or a list of integers or tuples, got {kind_of(element)}"
             )
         indices.append(int(part))
     return tuple(indices)
-
-
-def check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
-    """What `forward_func` returned: a tensor with a row an example, and the target."""
-    if not isinstance(output, Tensor):
-        found = find_tensors(output, "model(*args)")
-        # A loss has no row for each example.
-        found.sort(key=lambda part: part[1].shape[:1] != (rows,))
-        such = f", such as lambda *args: {found[0][0]}" if found else ""
-        raise TypeError(
-            f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
-            f"in a function that returns the scores alone{such} (it holds "
-            f"{describe(output)}), or call model.eval() where it is training mode that "
-            "adds outputs"
-        )
-    if output.dim() == 0 and rows == 1:
-        output = output.reshape(1)
-    if output.dim() == 0 or output.shape[0] != rows:
-        raise ValueError(
-            f"forward_func must return one row for each of its {rows} examples, got "
-            f"shape {_shape(output)}"
-        )
-    axes = () if target is None else tuple(range(1, 1 + target.shape[1]))
-    if len(axes) >= output.dim() or output.shape[1 + len(axes) :].numel() != 1:
-        raise ValueError(
-            f"target must select one number of each example from an output of shape "
-            f"{_shape(output)}, got "
-            + ("None" if target is None else f"an index into {len(axes)} of its axes")
-        )
-    if target is not None:
-        for axis, indices in zip(axes, target.unbind(1), strict=True):
-            size = output.shape[axis]
-            outside = (indices < -size) | (indices >= size)
-            if outside.any():
-                raise ValueError(
-                    f"target must lie in [0, {size - 1}] for an output of shape "
-                    f"{_shape(output)}, got {int(indices[outside][0])}"
-                )
-    return output
 
 
 def check_model(model: object) -> None:
@@ -491,51 +318,12 @@ def check_model(model: object) -> None:
         )
 
 
-def check_layer(layer: object) -> None:
-    """A module, or a list of modules."""
-    modules = layer if isinstance(layer, list) else [layer]
-    if not modules or not all(isinstance(module, Module) for module in modules):
-        given = (
-            ", ".join(type(module).__name__ for module in modules) or "an empty list"
-        )
-        raise TypeError(
-            "layer must be a torch.nn.Module of the model, or a list of them, got "
-            f"{given}"
-        )
-    for module in modules:
-        if isinstance(module, ScriptModule):
-            raise TypeError(
-                "layer must be a module that runs in Python, got one that is traced "
-                f"or scripted ({type(module).__name__}), which takes no hooks; explain "
-                "the model that it was made from"
-            )
-
-
-def check_one_layer(layer: object) -> None:
-    """A single module."""
-    if isinstance(layer, list):
-        raise TypeError(
-            f"layer must be one torch.nn.Module here, got a list of {len(layer)}; "
-            "explain them one after the other"
-        )
-    check_layer(layer)
-
-
 def check_one_tensor(tensors: Sequence[Tensor]) -> None:
     """A layer that gives a single tensor."""
     if len(tensors) > 1:
         raise ValueError(
             f"layer must give one tensor here, got {len(tensors)}; choose a module "
             "that gives one of them"
-        )
-
-
-def check_transform(transform: object) -> None:
-    """A function of a tensor, or None."""
-    if transform is not None and not callable(transform):
-        raise TypeError(
-            "reshape_transform must be a function of a tensor, or None, got "
-            f"{_kind(transform)}; captum_cams.reshape holds some"
         )
 
 
@@ -549,7 +337,7 @@ def check_transformed(maps: object, given: object) -> Tensor:
     ):
         raise ValueError(
             "reshape_transform must give feature maps (N, K, *spatial) of a floating "
-            f"dtype, got {_kind(maps)} for the layer's {describe(given)}"
+            f"dtype, got {kind_of(maps)} for the layer's {describe(given)}"
         )
     return maps
 
@@ -558,7 +346,7 @@ def check_axes(name: str, tensor: Tensor, wanted: str, dims: int | None = None) 
     """A tensor of so many axes, or of three at least."""
     if tensor.dim() != dims if dims else tensor.dim() < 3:
         raise ValueError(
-            f"{name} takes a layer's tensor {wanted}, got shape {_shape(tensor)}; "
+            f"{name} takes a layer's tensor {wanted}, got shape {shape_of(tensor)}; "
             "choose another layer or reshape_transform"
         )
 
@@ -661,7 +449,7 @@ def _check_feature_map(tensor: Tensor) -> Tensor:
     if tensor.dim() < 2:
         raise ValueError(
             "layer must give channels for each example, (N, K, *spatial), got "
-            f"shape {_shape(tensor)}; choose another layer"
+            f"shape {shape_of(tensor)}; choose another layer"
         )
     return tensor
 
@@ -671,30 +459,9 @@ def check_batch(tensor: Tensor, rows: int) -> None:
     if tensor.shape[0] != rows:
         raise ValueError(
             f"layer must give one row for each of its {rows} examples, got shape "
-            f"{_shape(tensor)}; choose another layer, or a reshape_transform that "
+            f"{shape_of(tensor)}; choose another layer, or a reshape_transform that "
             "keeps the rows"
         )
-
-
-def check_recorded(maps: Tensor) -> None:
-    """Maps from which a gradient leads back to what a layer gave."""
-    if not maps.requires_grad:
-        raise ValueError(
-            "reshape_transform must rearrange by operations that autograd records, "
-            "without .detach(), NumPy or torch.no_grad(), to tell what belongs to a "
-            f"channel, got maps of shape {_shape(maps)} without a record"
-        )
-
-
-def raise_fixed_batch(rows: int, examples: int, error: Exception) -> NoReturn:
-    """An error that the length of a batch brought about."""
-    reason = f"{type(error).__name__}: {error}"
-    raise ValueError(
-        f"forward_func fails on a batch of {rows} rows, but not on one of {examples}, "
-        "as many as there are examples; pass internal_batch_size="
-        f"{examples} (of metrics max_examples_per_batch), as the model seems to fix "
-        f"its batch ({textwrap.shorten(reason, 200)})"
-    ) from error
 
 
 def check_finite(
@@ -715,18 +482,6 @@ def check_finite(
             f"{name} must be finite, got NaN or infinity for example {example}; "
             f"{remedy}"
         )
-
-
-def check_range(maps: Tensor, examples: Tensor | None = None) -> Tensor:
-    """Maps of finite numbers, where what they were made of was finite."""
-    check_finite(
-        "maps",
-        maps,
-        examples,
-        f"numbers on the way overflow {maps.dtype}: scale the output or the features "
-        "down, or compute in torch.float64",
-    )
-    return maps
 
 
 def warn(message: str) -> None:
@@ -802,7 +557,7 @@ def check_any_maps(attributions: object) -> Tensor:
     if attributions.dim() < 2 or attributions.numel() == 0:
         raise ValueError(
             "attributions must be maps (N, 1, *spatial) or (N, *spatial) of at least "
-            f"one example and one pixel, got shape {_shape(attributions)}"
+            f"one example and one pixel, got shape {shape_of(attributions)}"
         )
     maps = attributions.detach().flatten(1)  # (N, pixels)
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
@@ -819,7 +574,7 @@ def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:
         raise ValueError(
             "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
             f"{num_examples} examples with {spatial} spatial axes, 3 at most, got "
-            f"shape {_shape(attributions)}; sum over channels where there are several"
+            f"shape {shape_of(attributions)}; sum over channels where there are several"
         )
     return maps.view(num_examples, 1, *shape[-spatial:])  # (N, 1, *spatial)
 
@@ -838,7 +593,7 @@ def check_maps(
         if tensor.dim() < 3:
             raise ValueError(
                 "inputs must have spatial axes to be masked, (N, C, *spatial), got "
-                f"shape {_shape(tensor)}; pass what is not to be masked as "
+                f"shape {shape_of(tensor)}; pass what is not to be masked as "
                 "additional_forward_args"
             )
     checked = tuple(
@@ -859,7 +614,7 @@ def check_thresholds(name: str, values: Tensor) -> None:
     if values.dim() > 1 or values.numel() == 0:
         raise ValueError(
             f"{name} must be a number or a sequence of numbers, got shape "
-            f"{_shape(values)}"
+            f"{shape_of(values)}"
         )
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
@@ -868,7 +623,7 @@ def check_thresholds(name: str, values: Tensor) -> None:
         )
 
 
-def _listed(values: object) -> list[Any]:
+def list_of(values: object) -> list[Any]:
     """What a sequence holds; nothing of what is none, as a word or a number."""
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1:
         return list(values.tolist())
@@ -887,10 +642,10 @@ def check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
         )
     if regions.dim() < 2:
         raise ValueError(
-            f"regions must be boolean masks (N, *spatial), got shape {_shape(regions)}"
+            f"regions must be boolean masks (N, *spatial), got shape {shape_of(regions)}"
         )
     shape = tuple(regions.shape[1:])
-    if size is not None and _listed(size) != [*shape]:
+    if size is not None and list_of(size) != [*shape]:
         raise ValueError(
             f"size must be that of the masks, {shape}, or be left out, got {size!r}"
         )
@@ -909,7 +664,7 @@ def check_boxes(
         if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
             raise ValueError(
                 "regions must hold a tensor of boxes (n, 4) for each example, got "
-                f"{_kind(boxes)} for example {example}"
+                f"{kind_of(boxes)} for example {example}"
             )
         if not ((boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])).all():
             raise ValueError(
@@ -917,7 +672,7 @@ def check_boxes(
                 f"got others for example {example}; "
                 "torchvision.ops.box_convert turns x, y, width, height into them"
             )
-    sides = _listed(size)
+    sides = list_of(size)
     if len(sides) != 2:
         raise ValueError(
             "size must be (height, width) of the picture in whose pixels the boxes "
@@ -942,7 +697,7 @@ def check_hits(hits: object, categories: object) -> None:
     if hits.dim() != 1 or hits.shape != categories.shape or len(hits) == 0:
         raise ValueError(
             "hits and categories must be of one shape (N,) with N of at least 1, got "
-            f"shapes {_shape(hits)} and {_shape(categories)}"
+            f"shapes {shape_of(hits)} and {shape_of(categories)}"
         )
 
 
@@ -966,13 +721,13 @@ def check_layer_names(names: object, known: Collection[str]) -> list[str]:
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise TypeError(
             "layers must be a list of names out of model.named_modules(), from the "
-            f"output down, got {_kind(names) if names else 'none'}"
+            f"output down, got {kind_of(names) if names else 'none'}"
         )
     for name in names:
         if not isinstance(name, str) or name not in known:
             raise ValueError(
                 "layers must be names out of model.named_modules(), got "
-                f"{_kind(name)}, which is not one of them"
+                f"{kind_of(name)}, which is not one of them"
             )
     return list(names)
 
@@ -983,7 +738,7 @@ def check_words(name: str, words: object) -> list[str]:
         return [words]
     listed: list[Any] = list(words) if isinstance(words, Iterable) else [words]
     if not listed or not all(isinstance(word, str) for word in listed):
-        given = ", ".join(map(_kind, listed)) or "none"
+        given = ", ".join(map(kind_of, listed)) or "none"
         raise TypeError(f"{name} must be a list of names, got {given}")
     return listed
 
@@ -993,7 +748,7 @@ def check_mapping(name: str, value: object) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError(
             f"{name} must be a dict of tensors by the methods' names, got "
-            f"{_kind(value)}"
+            f"{kind_of(value)}"
         )
 
 
@@ -1007,12 +762,12 @@ def check_rows(name: str, values: object, kind: type, number: int) -> list[Any]:
     ):
         raise TypeError(
             f"{name} must be a sequence of {kind.__name__}, one for each picture, got "
-            f"{_kind(values)}"
+            f"{kind_of(values)}"
         )
     for row in rows:
         if isinstance(row, Tensor) and row.shape[-1:] != (4,):
             raise ValueError(
-                f"{name} must hold x0, y0, x1, y1 of each box, got shape {_shape(row)}"
+                f"{name} must hold x0, y0, x1, y1 of each box, got shape {shape_of(row)}"
             )
     if len(rows) != number:
         raise ValueError(
@@ -1024,7 +779,7 @@ def check_rows(name: str, values: object, kind: type, number: int) -> list[Any]:
 def check_file(name: str, value: object) -> None:
     """The path of a file or a folder."""
     if not isinstance(value, (str, PathLike)):
-        raise TypeError(f"{name} must be a path, got {_kind(value)}")
+        raise TypeError(f"{name} must be a path, got {kind_of(value)}")
 
 
 def check_model_or_name(model: object) -> None:
@@ -1032,7 +787,7 @@ def check_model_or_name(model: object) -> None:
     if model is not None and not isinstance(model, (str, Module)):
         raise TypeError(
             "model must be a classifier of torchvision by its name, "
-            f"'module:callable', or a torch.nn.Module, got {_kind(model)}"
+            f"'module:callable', or a torch.nn.Module, got {kind_of(model)}"
         )
 
 
@@ -1056,7 +811,7 @@ def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
     if attributions.shape != shape:
         raise ValueError(
             "explain must give maps of one shape for every model, got "
-            f"{_shape(attributions)} after {tuple(shape)}"
+            f"{shape_of(attributions)} after {tuple(shape)}"
         )
 
 
@@ -1065,7 +820,7 @@ def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
     check_floating("inputs", inputs)
     if inputs.dim() < 3:
         raise ValueError(
-            f"inputs must be pictures (N, C, *spatial), got shape {_shape(inputs)}"
+            f"inputs must be pictures (N, C, *spatial), got shape {shape_of(inputs)}"
         )
     if values.numel() not in (1, inputs.shape[1]):
         raise ValueError(
@@ -1084,7 +839,7 @@ def check_labels(labels: object, inputs: Tensor) -> None:
     if labels.shape != inputs.shape[:1]:
         raise ValueError(
             f"labels must be one class for each of {len(inputs)} inputs, (N,), got "
-            f"shape {_shape(labels)}{_UNMIXED}"
+            f"shape {shape_of(labels)}{_UNMIXED}"
         )
 
 
@@ -1102,7 +857,7 @@ def check_probabilities(p: Tensor) -> None:
     if p.dim() != 2 or p.shape[1] < 2:
         raise ValueError(
             "forward_func must give the probabilities of two or more classes, (N, C), "
-            f"got shape {_shape(p)}; output_func may reshape them"
+            f"got shape {shape_of(p)}; output_func may reshape them"
         )
     sums = p.sum(1)
     if not ((p >= 0).all() and (sums - 1).abs().max() < 0.02):
@@ -1110,68 +865,4 @@ def check_probabilities(p: Tensor) -> None:
             "forward_func must give probabilities, numbers of at least 0 whose sum is "
             f"1, got a least one of {p.min():.3g} and a largest sum of "
             f"{sums.max():.3g}; pass output_func=lambda y: y.softmax(1) for logits"
-        )
-
-
-def check_pictures(inputs: Sequence[Tensor]) -> int:
-    """Inputs with spatial axes, the same number of them in each; returns it."""
-    for tensor in inputs:
-        if not 3 <= tensor.dim() <= 5 or tensor.dim() != inputs[0].dim():
-            shapes = ", ".join(_shape(tensor) for tensor in inputs)
-            raise ValueError(
-                "inputs must have 1 to 3 spatial axes to be masked, (N, C, *spatial), "
-                f"all the same number, got shapes {shapes}; pass what is not to be "
-                "masked as additional_forward_args"
-            )
-    return inputs[0].dim() - 2
-
-
-def check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Cells along every spatial axis, no more than pixels."""
-    axes = len(sizes[0])
-    cells = grid_size if isinstance(grid_size, tuple) else (grid_size,) * axes
-    if len(cells) != axes:
-        raise ValueError(
-            "grid_size must be one number of cells, or one for each of the inputs' "
-            f"{axes} spatial axes, got {len(cells)}"
-        )
-    counts = tuple(check_count("grid_size", count) for count in cells)
-    for size in sizes:
-        if any(count > side for count, side in zip(counts, size, strict=True)):
-            raise ValueError(
-                "grid_size must be at most the number of pixels of each axis, "
-                f"{tuple(size)}, got {counts}"
-            )
-    return counts
-
-
-def check_scales(scales: object) -> None:
-    """Numbers above 0, at least one."""
-    if not _listed(scales):
-        raise TypeError(
-            "scales must be a sequence of Felzenszwalb's scales, at least one, got "
-            f"{_kind(scales)}"
-        )
-    for scale in _listed(scales):
-        check_number("scales", scale, "(0, inf)")
-
-
-def check_rgb(inputs: Sequence[Tensor]) -> Tensor:
-    """Pictures in one tensor."""
-    if len(inputs) > 1 or inputs[0].dim() != 4:
-        shapes = ", ".join(_shape(tensor) for tensor in inputs)
-        raise ValueError(
-            "inputs must be pictures (N, C, H, W) in one tensor to be segmented, got "
-            f"{shapes}; pass everything else as additional_forward_args"
-        )
-    return inputs[0]
-
-
-def check_black_and_white(black: Tensor, white: Tensor) -> None:
-    """Two colours, the second one lighter in every channel."""
-    if not (white > black).all():
-        raise ValueError(
-            "white must be above black in every channel, got others; for inputs "
-            "normalised as (picture - mean) / std they are (1 - mean) / std and "
-            "-mean / std"
         )

@@ -12,12 +12,12 @@ from captum_cams._validation import (
     check_callable,
     check_count,
     check_floating,
-    check_kernel,
     check_labels,
     check_model,
 )
 from captum_cams.attr.group_cam import GroupCam
 from captum_cams.baselines import blurred
+from captum_cams.blur import check_kernel
 from captum_cams.masks import blend, difference, spatial_axes
 
 

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from captum_cams._validation import (
     check_all_positive,
     check_baselines,
-    check_blur,
     check_callable,
     check_count,
     check_flags,
@@ -22,7 +21,7 @@ from captum_cams._validation import (
     check_per_channel,
     check_probabilities,
 )
-from captum_cams.path import gaussian_blur
+from captum_cams.blur import check_blur, gaussian_blur
 from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
 
 

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_cams import __version__, metrics
-from captum_cams._validation import UserError
+from captum_cams._validation import (
+    UserError,
+)
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.datasets import DATASETS

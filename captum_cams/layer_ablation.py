@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams._nested import map_tensors
-from captum_cams._validation import check_batch, check_finite, check_recorded
+from captum_cams._validation import check_batch, check_finite, shape_of
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.target_output import outputs_in_chunks
 
@@ -73,7 +73,7 @@ def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
             raw = {id(t): torch.zeros_like(t, requires_grad=True) for t in tensors}
             maps = transform(map_tensors(lambda t: raw.get(id(t), t), given))
         check_batch(maps, len(channels))
-        check_recorded(maps)
+        _check_recorded(maps)
         ones = torch.zeros_like(maps)
         ones[row, channels[row]] = 1
         # The transform is linear: its gradient carries the channels back.
@@ -86,3 +86,13 @@ def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
     return map_tensors(
         lambda t: t.masked_fill(masks[id(t)], 0) if id(t) in masks else t, given
     )
+
+
+def _check_recorded(maps: Tensor) -> None:
+    """Maps from which a gradient leads back to what a layer gave."""
+    if not maps.requires_grad:
+        raise ValueError(
+            "reshape_transform must rearrange by operations that autograd records, "
+            "without .detach(), NumPy or torch.no_grad(), to tell what belongs to a "
+            f"channel, got maps of shape {shape_of(maps)} without a record"
+        )

@@ -17,7 +17,6 @@ from captum_cams._validation import (
     check_feature_maps,
     check_finite,
     check_positional,
-    check_recording,
     check_spatial,
     check_transformed,
     warn_of_axes,
@@ -33,7 +32,12 @@ from captum_cams.reshape import (
     remedy,
     sized,
 )
-from captum_cams.target_output import TargetOutput, hooked, in_evaluation
+from captum_cams.target_output import (
+    TargetOutput,
+    check_recording,
+    hooked,
+    in_evaluation,
+)
 from captum_cams.watch import generators_kept
 
 

@@ -25,7 +25,10 @@ from torch.jit import ScriptModule
 from torch.nn import Module
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from captum_cams._validation import warn_of_training, warn_of_unsteadiness
+from captum_cams._validation import (
+    warn_of_training,
+    warn_of_unsteadiness,
+)
 from captum_cams.watch import Watch, generators, generators_kept
 
 # What all threads share: the modules inside of a pass, and its lock.
@@ -103,7 +106,7 @@ class ModelState:
         if self._warned:
             return
         reasons: _Reasons = [
-            (module, f"changes its {_listed('buffer', names)} as it runs")
+            (module, f"changes its {list_of('buffer', names)} as it runs")
             for module, names in self._changed.items()
         ]
         reasons += self._look(watch, outputs, run)
@@ -393,7 +396,7 @@ def _named_globals(code: CodeType, known: dict[str, Any]) -> list[Any]:
     return named + [item for part in inner for item in _named_globals(part, known)]
 
 
-def _listed(noun: str, names: list[str]) -> str:
+def list_of(noun: str, names: list[str]) -> str:
     return f"{noun}{'s' * (len(names) > 1)} {', '.join(names)}"
 
 

@@ -4,6 +4,7 @@ The only place that runs a model: its target output at chosen points.
 A row is one point of one example; rows are what goes through the network together.
 """
 
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import (
@@ -14,7 +15,7 @@ from contextlib import (
 )
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,14 +24,8 @@ from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_cams._captum import TargetType, run_forward
-from captum_cams._validation import (
-    check_count,
-    check_finite,
-    check_output,
-    check_recording,
-    check_target,
-    raise_fixed_batch,
-)
+from captum_cams._nested import describe, find_tensors
+from captum_cams._validation import check_count, check_finite, check_target, shape_of
 from captum_cams.model_state import ModelState, uncompiled
 from captum_cams.watch import Watch
 
@@ -126,7 +121,7 @@ class TargetOutput:
         if self.output_func is not None:
             output = self.output_func(output)
         target = None if self.target is None else self.target[examples]  # (B, d)
-        y = check_output(output, len(examples), target)
+        y = _check_output(output, len(examples), target)
         if target is not None:
             rows = torch.arange(len(examples), device=y.device)
             y = y[(rows, *target.to(y.device).unbind(1))]
@@ -199,7 +194,7 @@ class TargetOutput:
             return
         batches = torch.arange(-(-rows // N) * N) % rows  # the last one filled up
         if not any(map(fails, torch.split(batches, N))):
-            raise_fixed_batch(rows, N, error)
+            _raise_fixed_batch(rows, N, error)
 
 
 # Layers with hooks that see the calls of all threads, as `DataParallel` needs them.
@@ -354,3 +349,62 @@ _BLIND = (
     "forward_func's output must depend on the inputs by operations that autograd "
     "records, but it does not; call the model without torch.no_grad() or .detach()"
 )
+
+
+def _check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
+    """What `forward_func` returned: a tensor with a row an example, and the target."""
+    if not isinstance(output, Tensor):
+        found = find_tensors(output, "model(*args)")
+        # A loss has no row for each example.
+        found.sort(key=lambda part: part[1].shape[:1] != (rows,))
+        such = f", such as lambda *args: {found[0][0]}" if found else ""
+        raise TypeError(
+            f"forward_func must return a tensor, got {type(output).__name__}; wrap it "
+            f"in a function that returns the scores alone{such} (it holds "
+            f"{describe(output)}), or call model.eval() where it is training mode that "
+            "adds outputs"
+        )
+    if output.dim() == 0 and rows == 1:
+        output = output.reshape(1)
+    if output.dim() == 0 or output.shape[0] != rows:
+        raise ValueError(
+            f"forward_func must return one row for each of its {rows} examples, got "
+            f"shape {shape_of(output)}"
+        )
+    axes = () if target is None else tuple(range(1, 1 + target.shape[1]))
+    if len(axes) >= output.dim() or output.shape[1 + len(axes) :].numel() != 1:
+        raise ValueError(
+            f"target must select one number of each example from an output of shape "
+            f"{shape_of(output)}, got "
+            + ("None" if target is None else f"an index into {len(axes)} of its axes")
+        )
+    if target is not None:
+        for axis, indices in zip(axes, target.unbind(1), strict=True):
+            size = output.shape[axis]
+            outside = (indices < -size) | (indices >= size)
+            if outside.any():
+                raise ValueError(
+                    f"target must lie in [0, {size - 1}] for an output of shape "
+                    f"{shape_of(output)}, got {int(indices[outside][0])}"
+                )
+    return output
+
+
+def _raise_fixed_batch(rows: int, examples: int, error: Exception) -> NoReturn:
+    """An error that the length of a batch brought about."""
+    reason = f"{type(error).__name__}: {error}"
+    raise ValueError(
+        f"forward_func fails on a batch of {rows} rows, but not on one of {examples}, "
+        "as many as there are examples; pass internal_batch_size="
+        f"{examples} (of metrics max_examples_per_batch), as the model seems to fix "
+        f"its batch ({textwrap.shorten(reason, 200)})"
+    ) from error
+
+
+def check_recording() -> None:
+    """A grad mode in which gradients can be had."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are needed, but torch.inference_mode() is on and records none; "
+            "call attribute outside of it, under torch.no_grad() if you like"
+        )

@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from captum_cams._validation import check_mapping, check_real, check_rows
+from captum_cams._validation import (
+    check_mapping,
+    check_real,
+    check_rows,
+)
 from captum_cams.masks import upsample
 
 _CELL = 2.2  # inches

@@ -10,6 +10,7 @@ ROOT = Path(captum_cams.__file__).parent
 FLOORS = [
     ["_captum", "_nested"],
     ["_validation", "attr.registry", "watch"],
+    ["blur", "quadrature"],
     [
         "path",
         "masks",
@@ -32,9 +33,9 @@ FLOORS = [
     ["__main__"],
 ]
 DOORS = {
-    "attr.__init__": 9,
-    "metrics.__init__": 9,
-    "examples.__init__": 2,
+    "attr.__init__": 10,
+    "metrics.__init__": 10,
+    "examples.__init__": 3,
 }
 
 

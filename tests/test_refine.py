@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
-from captum_cams.path import fitted_weights, interval_weights
+from captum_cams.path import interval_weights
+from captum_cams.quadrature import fitted_weights
 from tests.models import Function, TwoPart, network, random, saturating
 from tests.test_layer_eval import Counting, held_rows
 

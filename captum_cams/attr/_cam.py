@@ -1,23 +1,21 @@
 """The base of the class activation maps: a model, a layer, and the form of results."""
 
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor
+from torch.jit import ScriptModule
 from torch.nn import Module
 
 from captum_cams._validation import (
     check_callable,
-    check_device_ids,
+    check_finite,
     check_flags,
-    check_grad_kwargs,
-    check_layer,
-    check_one_layer,
     check_one_tensor,
-    check_range,
-    check_transform,
+    kind_of,
 )
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.reshape import Transform
@@ -63,9 +61,9 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         reshape_transform: Transform | None = None,
     ) -> None:
         check_callable("forward_func", forward_func)
-        check_layer(layer)
-        check_device_ids(device_ids)
-        check_transform(reshape_transform)
+        _check_layer(layer)
+        _check_device_ids(device_ids)
+        _check_transform(reshape_transform)
         module: Any = layer  # Captum's type variable knows no union
         LayerAttribution.__init__(self, forward_func, module, device_ids)
         GradientAttribution.__init__(self, forward_func)
@@ -79,7 +77,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
     ) -> LayerEvaluator:
         """The layer where `output` is asked for."""
         check_flags(attribute_to_layer_input=attribute_to_layer_input)
-        check_grad_kwargs(grad_kwargs)
+        _check_grad_kwargs(grad_kwargs)
         return LayerEvaluator(
             output,
             self.layer,
@@ -95,7 +93,7 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 
     def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Maps:
         """As Captum: a tensor, or a tuple where the layer gives several."""
-        layers = evaluator.by_layer([check_range(map_) for map_ in maps])
+        layers = evaluator.by_layer([check_no_overflow(map_) for map_ in maps])
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
 
 
@@ -110,7 +108,7 @@ class OneLayerCamAttribution(CamAttribution):
         *,
         reshape_transform: Transform | None = None,
     ) -> None:
-        check_one_layer(layer)
+        _check_one_layer(layer)
         super().__init__(
             forward_func, layer, device_ids, reshape_transform=reshape_transform
         )
@@ -125,3 +123,76 @@ def single_tensor(tensors: tuple[Tensor, ...]) -> Tensor:
     """The one tensor of a layer that must not give several."""
     check_one_tensor(tensors)
     return tensors[0]
+
+
+def _check_layer(layer: object) -> None:
+    """A module, or a list of modules."""
+    modules = layer if isinstance(layer, list) else [layer]
+    if not modules or not all(isinstance(module, Module) for module in modules):
+        given = (
+            ", ".join(type(module).__name__ for module in modules) or "an empty list"
+        )
+        raise TypeError(
+            "layer must be a torch.nn.Module of the model, or a list of them, got "
+            f"{given}"
+        )
+    for module in modules:
+        if isinstance(module, ScriptModule):
+            raise TypeError(
+                "layer must be a module that runs in Python, got one that is traced "
+                f"or scripted ({type(module).__name__}), which takes no hooks; explain "
+                "the model that it was made from"
+            )
+
+
+def _check_one_layer(layer: object) -> None:
+    """A single module."""
+    if isinstance(layer, list):
+        raise TypeError(
+            f"layer must be one torch.nn.Module here, got a list of {len(layer)}; "
+            "explain them one after the other"
+        )
+    _check_layer(layer)
+
+
+def _check_device_ids(device_ids: object) -> None:
+    """Numbers of devices, or None."""
+    if device_ids is None:
+        return
+    if not isinstance(device_ids, (list, tuple)) or not all(
+        isinstance(number, Integral) for number in device_ids
+    ):
+        raise TypeError(
+            "device_ids must be a list of integers, the GPUs of a DataParallel model, "
+            f"or None, got {kind_of(device_ids)}"
+        )
+
+
+def _check_grad_kwargs(grad_kwargs: object) -> None:
+    """Keyword arguments of `torch.autograd.grad`, or None."""
+    if grad_kwargs is not None and not isinstance(grad_kwargs, dict):
+        raise TypeError(
+            "grad_kwargs must be a dict of keyword arguments of torch.autograd.grad, "
+            f"or None, got {kind_of(grad_kwargs)}"
+        )
+
+
+def _check_transform(transform: object) -> None:
+    """A function of a tensor, or None."""
+    if transform is not None and not callable(transform):
+        raise TypeError(
+            "reshape_transform must be a function of a tensor, or None, got "
+            f"{kind_of(transform)}; captum_cams.reshape holds some"
+        )
+
+
+def check_no_overflow(maps: Tensor, examples: Tensor | None = None) -> Tensor:
+    """Maps of finite numbers, where what they were made of was finite."""
+    check_finite(
+        "maps",
+        maps,
+        examples,
+        f"numbers on the way overflow {maps.dtype}: scale the output or the features "
+        "down, or compute in torch.float64",
+    )
+    return maps

@@ -23,17 +23,15 @@ from captum_cams.attr._cam import CamAttribution, Maps, concatenate
 from captum_cams.attr._pooling import precise, total, unsqueezed
 from captum_cams.layer_eval import Evaluation
 from captum_cams.masks import difference, rounding
-from captum_cams.path import (
+from captum_cams.path import Path, checked, straight_line
+from captum_cams.path_eval import LayerPath
+from captum_cams.quadrature import (
     IntervalRule,
-    Path,
     Rule,
-    checked,
     fitted_weights,
     interval_weights,
     quadrature,
-    straight_line,
 )
-from captum_cams.path_eval import LayerPath
 from captum_cams.refine import Interval
 from captum_cams.target_output import TargetOutput, chunk_rows
 

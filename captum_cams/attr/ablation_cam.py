@@ -8,8 +8,15 @@ from torch.nn import DataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._validation import check_flags, check_inputs, check_range
-from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams._validation import (
+    check_flags,
+    check_inputs,
+)
+from captum_cams.attr._cam import (
+    OneLayerCamAttribution,
+    check_no_overflow,
+    single_tensor,
+)
 from captum_cams.attr._pooling import combine, divide, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
@@ -158,7 +165,7 @@ class LayerAblationCam(OneLayerCamAttribution):
         evaluator.emit_warnings(
             "the output is the same without any one of the layer's channels"
         )
-        return check_range(torch.cat(maps))
+        return check_no_overflow(torch.cat(maps))
 
 
 def _noise(y: Tensor, without: Tensor, again: Tensor) -> Tensor:

@@ -12,17 +12,19 @@ from captum_cams._validation import (
     check_callable,
     check_count,
     check_flags,
-    check_groups,
     check_inputs,
-    check_kernel,
     check_number,
-    check_range,
 )
-from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams.attr._cam import (
+    OneLayerCamAttribution,
+    check_no_overflow,
+    single_tensor,
+)
 from captum_cams.attr._mask_scores import masked_score_gains
 from captum_cams.attr._pooling import pool, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
+from captum_cams.blur import check_kernel
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import denoise, group, min_max, upsample
 from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
@@ -202,9 +204,9 @@ class GroupCam(OneLayerCamAttribution):
                     batch = batch._replace(baselines=tuple(hidden))
                 channels = self._channels(evaluator, batch, use_gradients)
                 evaluator.check_masks()
-                check_groups(groups, channels.shape[1])
+                _check_groups(groups, channels.shape[1])
                 masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
-                check_range(masks, batch.examples)
+                check_no_overflow(masks, batch.examples)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # eq. 4
@@ -212,7 +214,7 @@ class GroupCam(OneLayerCamAttribution):
                 weighted = unsqueezed(alphas, masks) * masks
                 cams.append(weighted.sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         evaluator.emit_warnings() if use_gradients else evaluator.warn_of_layer()
-        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
+        cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
 
         def at_input(x: Tensor) -> Tensor:
             # Upsampling is linear: the sum of masks needs it once.
@@ -231,3 +233,12 @@ class GroupCam(OneLayerCamAttribution):
             return single_tensor(found)
         activations, gradients, *_ = evaluator(batch.inputs, batch.examples)
         return pool(single_tensor(gradients)) * single_tensor(activations)
+
+
+def _check_groups(groups: int, channels: int) -> None:
+    """No more groups than channels."""
+    if groups > channels:
+        raise ValueError(
+            f"groups must be at most the number of the layer's channels, {channels}, "
+            f"got {groups}"
+        )

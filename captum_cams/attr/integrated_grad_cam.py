@@ -6,7 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._validation import check_count, check_flags, check_nodes
+from captum_cams._validation import (
+    check_count,
+    check_flags,
+)
 from captum_cams.attr._path_cam import (
     Integral,
     Integrand,
@@ -19,7 +22,8 @@ from captum_cams.attr._path_cam import (
 from captum_cams.attr._pooling import combine, precise, total
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import Evaluation
-from captum_cams.path import RULES, IntervalRule, Path, Rule, quadrature, straight_line
+from captum_cams.path import Path, straight_line
+from captum_cams.quadrature import RULES, IntervalRule, Rule, check_nodes, quadrature
 
 
 class IntegratedGradCam(Integrand):

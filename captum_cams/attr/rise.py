@@ -1,7 +1,7 @@
 """RISE."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,11 @@ from captum_cams._validation import (
     check_count,
     check_flags,
     check_generator,
-    check_grid,
     check_inputs,
     check_number,
-    check_pictures,
-    check_range,
+    shape_of,
 )
+from captum_cams.attr._cam import check_no_overflow
 from captum_cams.attr._mask_scores import masked_outputs
 from captum_cams.attr._pooling import precise
 from captum_cams.attr.registry import register
@@ -153,8 +152,8 @@ class Rise(PerturbationAttribution):
             tolerance = check_number("tolerance", tolerance, "(0, inf)")
         check_flags(show_progress=show_progress)
         ends = check_inputs(inputs)
-        check_pictures(ends)
-        grid = check_grid(grid_size, [x.shape[2:] for x in ends])
+        _check_spatial(ends)
+        grid = _check_grid(grid_size, [x.shape[2:] for x in ends])
         starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         generator = generator or torch.Generator().manual_seed(0)
@@ -196,7 +195,7 @@ class Rise(PerturbationAttribution):
                 stacklevel=3,  # behind the decorator, to the caller
             )
         maps = tuple(
-            check_range(estimate.mean().to(x.dtype))
+            check_no_overflow(estimate.mean().to(x.dtype))
             for estimate, x in zip(estimates, ends, strict=True)
         )
         return maps if isinstance(inputs, tuple) else maps[0]
@@ -250,3 +249,35 @@ class _Estimate:
         errors = (spreads / (counts - 1).clamp(min=1)).mean(1).sqrt()  # (n,)
         ranges = means.amax(1) - means.amin(1)  # (n,)
         return torch.where(errors == 0, 0, errors / ranges).cpu()
+
+
+def _check_spatial(inputs: Sequence[Tensor]) -> int:
+    """Inputs with spatial axes, the same number of them in each; returns it."""
+    for tensor in inputs:
+        if not 3 <= tensor.dim() <= 5 or tensor.dim() != inputs[0].dim():
+            shapes = ", ".join(shape_of(tensor) for tensor in inputs)
+            raise ValueError(
+                "inputs must have 1 to 3 spatial axes to be masked, (N, C, *spatial), "
+                f"all the same number, got shapes {shapes}; pass what is not to be "
+                "masked as additional_forward_args"
+            )
+    return inputs[0].dim() - 2
+
+
+def _check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Cells along every spatial axis, no more than pixels."""
+    axes = len(sizes[0])
+    cells = grid_size if isinstance(grid_size, tuple) else (grid_size,) * axes
+    if len(cells) != axes:
+        raise ValueError(
+            "grid_size must be one number of cells, or one for each of the inputs' "
+            f"{axes} spatial axes, got {len(cells)}"
+        )
+    counts = tuple(check_count("grid_size", count) for count in cells)
+    for size in sizes:
+        if any(count > side for count, side in zip(counts, size, strict=True)):
+            raise ValueError(
+                "grid_size must be at most the number of pixels of each axis, "
+                f"{tuple(size)}, got {counts}"
+            )
+    return counts

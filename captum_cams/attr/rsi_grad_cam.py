@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._validation import check_choice, check_flags
+from captum_cams._validation import (
+    check_choice,
+    check_flags,
+)
 from captum_cams.attr._path_cam import (
     Integral,
     Integrand,
@@ -22,7 +25,8 @@ from captum_cams.attr._pooling import combine, pool, precise
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import Evaluation
 from captum_cams.masks import difference
-from captum_cams.path import INTERVAL_RULES, IntervalRule, Path, straight_line
+from captum_cams.path import Path, straight_line
+from captum_cams.quadrature import INTERVAL_RULES, IntervalRule
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
 WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")

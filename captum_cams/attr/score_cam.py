@@ -12,9 +12,12 @@ from captum_cams._validation import (
     check_flags,
     check_inputs,
     check_number,
-    check_range,
 )
-from captum_cams.attr._cam import OneLayerCamAttribution, single_tensor
+from captum_cams.attr._cam import (
+    OneLayerCamAttribution,
+    check_no_overflow,
+    single_tensor,
+)
 from captum_cams.attr._mask_scores import masked_score_gains
 from captum_cams.attr._pooling import combine, precise, unsqueezed
 from captum_cams.attr.registry import register
@@ -166,7 +169,7 @@ class ScoreCam(OneLayerCamAttribution):
                     )
                 )
         evaluator.warn_of_layer()
-        cam = check_range(torch.cat(cams))  # (N, 1, *layer spatial)
+        cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
         maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
         return maps if isinstance(inputs, tuple) else maps[0]
 

@@ -13,20 +13,25 @@ from tqdm import tqdm
 from captum_cams._captum import TargetType, TensorOrTuple, log_usage
 from captum_cams._validation import (
     check_baselines,
-    check_black_and_white,
     check_callable,
     check_choice,
     check_count,
     check_flags,
     check_inputs,
-    check_nodes,
-    check_recording,
-    check_rgb,
-    check_scales,
+    check_number,
+    kind_of,
+    list_of,
+    shape_of,
 )
 from captum_cams.attr.registry import register
-from captum_cams.path import quadrature, straight_line
-from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
+from captum_cams.path import straight_line
+from captum_cams.quadrature import check_nodes, quadrature
+from captum_cams.target_output import (
+    TargetOutput,
+    check_recording,
+    chunk_rows,
+    output_and_gradient,
+)
 
 Mode = Literal["full", "fast"]
 MODES = ("full", "fast")
@@ -147,16 +152,16 @@ class Xrai(Attribution):
         check_choice("mode", mode, MODES)
         n_steps = check_count("n_steps", n_steps)
         check_nodes(n_steps)  # the rule of Captum's IntegratedGradients
-        check_scales(scales)
+        _check_scales(scales)
         check_flags(show_progress=show_progress)
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
-        pictures = check_rgb(ends)
+        pictures = _check_pictures(ends)
         colours = [
             check_baselines(colour, ends, f"{name} baselines")[0]
             for name, colour in (("black", black), ("white", white))
         ]
-        check_black_and_white(*colours)
+        _check_black_and_white(*colours)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         chunk = chunk_rows(ends, internal_batch_size)
 
@@ -273,3 +278,35 @@ def _felzenszwalb() -> Callable[..., Any]:
             "Xrai needs scikit-image for its segments: pip install captum-cams[xrai]"
         ) from error
     return found
+
+
+def _check_pictures(inputs: Sequence[Tensor]) -> Tensor:
+    """Pictures in one tensor."""
+    if len(inputs) > 1 or inputs[0].dim() != 4:
+        shapes = ", ".join(shape_of(tensor) for tensor in inputs)
+        raise ValueError(
+            "inputs must be pictures (N, C, H, W) in one tensor to be segmented, got "
+            f"{shapes}; pass everything else as additional_forward_args"
+        )
+    return inputs[0]
+
+
+def _check_scales(scales: object) -> None:
+    """Numbers above 0, at least one."""
+    if not list_of(scales):
+        raise TypeError(
+            "scales must be a sequence of Felzenszwalb's scales, at least one, got "
+            f"{kind_of(scales)}"
+        )
+    for scale in list_of(scales):
+        check_number("scales", scale, "(0, inf)")
+
+
+def _check_black_and_white(black: Tensor, white: Tensor) -> None:
+    """Two colours, the second one lighter in every channel."""
+    if not (white > black).all():
+        raise ValueError(
+            "white must be above black in every channel, got others; for inputs "
+            "normalised as (picture - mean) / std they are (1 - mean) / std and "
+            "-mean / std"
+        )

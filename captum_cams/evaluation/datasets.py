@@ -17,7 +17,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from captum_cams._validation import UserError, check_choice, check_count
+from captum_cams._validation import (
+    UserError,
+    check_choice,
+    check_count,
+)
 from captum_cams.evaluation.pictures import open_picture, read_annotation, square
 from captum_cams.examples import CLASSES, shape_pictures
 

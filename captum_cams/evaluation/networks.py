@@ -19,7 +19,9 @@ from captum.attr import LayerGradCam
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams._validation import UserError
+from captum_cams._validation import (
+    UserError,
+)
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS
 from captum_cams.examples import CLASSES, shapes_model

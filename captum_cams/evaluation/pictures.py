@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from captum_cams._validation import UserError
+from captum_cams._validation import (
+    UserError,
+)
 
 transforms: Any = functional  # its types know tensors alone
 tensors: Any = tv_tensors  # its types leave out what is public

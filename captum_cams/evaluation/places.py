@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
-from captum_cams._validation import UserError, warn_of_axes
+from captum_cams._validation import (
+    UserError,
+    warn_of_axes,
+)
 from captum_cams.evaluation.networks import (
     Network,
     Place,

@@ -13,7 +13,11 @@ import torch
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._validation import UserError, is_resettable, warn
+from captum_cams._validation import (
+    UserError,
+    is_resettable,
+    warn,
+)
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet

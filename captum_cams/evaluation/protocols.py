@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from captum_cams import metrics
-from captum_cams._validation import UserError
+from captum_cams._validation import (
+    UserError,
+)
 from captum_cams.attr.registry import METHODS
 from captum_cams.baselines import blurred
 from captum_cams.evaluation.networks import Subject, closest, parse_call

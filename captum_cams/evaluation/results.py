@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from captum_cams._validation import UserError
+from captum_cams._validation import (
+    UserError,
+)
 from captum_cams.evaluation.records import Record, Run
 
 _RUN = "run.json"

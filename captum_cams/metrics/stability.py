@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_cams._validation import check_any_maps, check_callable, check_number
+from captum_cams._validation import (
+    check_any_maps,
+    check_callable,
+    check_number,
+)
 from captum_cams.masks import difference
 from captum_cams.metrics._metric import metric, only_finite
 
