@@ -12,6 +12,7 @@ from torch import nn
 
 import captum_cams
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam, metrics
+from captum_cams.attr.rsi_grad_cam import UnitIntegrals
 from captum_cams.augmentation import GroupCamBlend
 from captum_cams.baselines import black, blurred, constant, neutral, uniform_noise
 from captum_cams.evaluation import evaluate
@@ -280,6 +281,7 @@ BAD = {
     "grad_kwargs": [WORD, True, ["retain_graph"]],
     "device_ids": [0, WORD, [WORD]],
     "layer": [WORD, None, [], [WORD]],
+    "integrands": [WORD, None, 3, [], [WORD], [UnitIntegrals]],
     "model": [WORD, None, 3],
     "grid_size": [*COUNT, 7, (1, 2, 3)],
     "scales": [WORD, None, [], 50, [0], [WORD], [NAN]],
@@ -320,6 +322,7 @@ def public():
         "forward_func": model,
         "layer": model.layer,
         "inputs": X,
+        "integrands": [UnitIntegrals()],
         "baselines": 0,
         "attributions": maps,
         "target": 0,

@@ -5,9 +5,12 @@ import torch
 from captum.attr import LayerConductance, LayerGradCam
 from torch import nn
 
-from captum_cams import LayerIntegratedGradCam, LayerRSIGradCam
+from captum_cams import LayerIntegratedGradCam, LayerPathIntegrals, LayerRSIGradCam
+from captum_cams.attr.integrated_grad_cam import IntegratedGradCam
+from captum_cams.attr.rsi_grad_cam import RSIGradCam, UnitIntegrals
 from tests import reference
 from tests.models import Function, TwoPart, network, random, saturating
+from tests.test_layer_eval import Counting
 
 CASES = {
     "square": ((2, 6, 6), 1.0, 0.0),
@@ -225,3 +228,57 @@ def test_results_are_detached():
     model, x = network(), random(1, 2, 6, 6).requires_grad_()
     for method in (LayerRSIGradCam, LayerIntegratedGradCam):
         assert not method(model, model.layer).attribute(x, target=0).requires_grad
+
+
+def alone(model, layer, x, **options):
+    """What three integrands give when each has a path of its own."""
+    rsi, igc = (
+        kind(model, layer) for kind in (LayerRSIGradCam, LayerIntegratedGradCam)
+    )
+    return [
+        rsi.attribute(x, weighting="selected", **options),
+        igc.attribute(x, relu_attributions=False, **options),
+        rsi.conductance(x, **options),
+    ]
+
+
+THREE = [RSIGradCam("selected"), IntegratedGradCam(False), UnitIntegrals()]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "logistic_trapezoid"])
+def test_several_integrals_are_those_of_each_method(method):
+    model, x = network(), random(3, 2, 6, 6)
+    options = {"target": [0, 2, 1], "n_steps": 7, "method": method}
+    model.layer = layer = Counting(model.layer)
+    maps = LayerPathIntegrals(model, layer).attribute(x, THREE, 0.1, **options)
+    assert sum(layer.rows) == 3 * 8  # a walk of one method
+    expected = alone(model, layer, x, baselines=0.1, **options)
+    torch.testing.assert_close(maps, expected)
+
+
+def test_several_integrals_of_several_layers_and_tensors():
+    def split(x):
+        return x[:, :1] * 2, x[:, 1:].square()
+
+    model = TwoPart(
+        Function(split), Function(lambda ab: ab[0].sum((1, 2)) * ab[1].mean((1, 2)))
+    )
+    x = random(2, 3, 4)
+    integrals = LayerPathIntegrals(model, [model.layer])
+    maps, alphas = integrals.attribute(x, THREE, n_steps=4, return_alphas=True)
+    torch.testing.assert_close(maps, alone(model, [model.layer], x, n_steps=4))
+    assert [place.tolist() for place in alphas] == [[0, 0.25, 0.5, 0.75, 1]] * 2
+
+
+def test_several_integrals_within_a_tolerance():
+    """Each map is as near to its own limit as if it were alone."""
+    model, x = network(softmax=True, gain=20.0), random(2, 2, 6, 6)
+    integrals = LayerPathIntegrals(model, model.layer)
+    options = {"target": 0, "n_steps": 400, "tolerance": 0.02}
+    integrands = [RSIGradCam(), IntegratedGradCam()]
+    maps, alphas = integrals.attribute(x, integrands, return_alphas=True, **options)
+    limit = integrals.attribute(x, integrands, target=0, n_steps=3000)
+    for found, exact in zip(maps, limit, strict=True):
+        error = (found - exact).abs().sum((1, 2, 3)) / exact.abs().sum((1, 2, 3))
+        assert (error < 2 * 0.02).all()
+    assert all(len(places) < 400 for places in alphas)

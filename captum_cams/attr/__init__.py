@@ -10,6 +10,7 @@ from captum_cams.attr.gradient_cams import (
 )
 from captum_cams.attr.group_cam import GroupCam
 from captum_cams.attr.integrated_grad_cam import LayerIntegratedGradCam
+from captum_cams.attr.path_integrals import LayerPathIntegrals
 from captum_cams.attr.rise import Rise
 from captum_cams.attr.rsi_grad_cam import LayerRSIGradCam
 from captum_cams.attr.score_cam import ScoreCam
@@ -23,6 +24,7 @@ __all__ = [
     "LayerGradCamPlusPlus",
     "LayerHiResCam",
     "LayerIntegratedGradCam",
+    "LayerPathIntegrals",
     "LayerPositiveGradCam",
     "LayerRSIGradCam",
     "LayerSmoothGradCamPlusPlus",

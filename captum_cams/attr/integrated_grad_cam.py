@@ -1,7 +1,7 @@
 """Integrated Grad-CAM."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from captum_cams._validation import (
     check_count,
     check_flags,
 )
+from captum_cams.attr._cam import Maps
 from captum_cams.attr._path_cam import (
     Integral,
     Integrand,
@@ -185,6 +186,31 @@ class LayerIntegratedGradCam(PathCamAttribution):
         torch.Size([2, 1, 8, 8])
     """
 
+    # fmt: off
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: Rule | IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        *, return_alphas: Literal[False] = ...,
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> Maps: ...
+
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: Rule | IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        *, return_alphas: Literal[True],
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, list[Tensor]]: ...
+    # fmt: on
     @log_usage(part_of_slo=True)
     def attribute(
         self,

@@ -1,7 +1,7 @@
 """Riemann-Stieltjes integrated Grad-CAM."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from captum_cams._validation import (
     check_choice,
     check_flags,
 )
+from captum_cams.attr._cam import Maps
 from captum_cams.attr._path_cam import (
     Integral,
     Integrand,
@@ -29,6 +30,7 @@ from captum_cams.path import Path, straight_line
 from captum_cams.quadrature import INTERVAL_RULES, IntervalRule
 
 Weighting = Literal["signed", "positive", "selected", "positive_gradients"]
+Deltas: TypeAlias = Tensor | list[Tensor]
 WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")
 
 
@@ -209,6 +211,63 @@ class LayerRSIGradCam(PathCamAttribution):
         torch.Size([2, 1, 128, 128])
     """
 
+    # fmt: off
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[False] = ...,
+        return_alphas: Literal[False] = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        weighting: Weighting = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> Maps: ...
+
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[True],
+        return_alphas: Literal[False] = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        weighting: Weighting = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, Deltas]: ...
+
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[False] = ...,
+        return_alphas: Literal[True],
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        weighting: Weighting = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, list[Tensor]]: ...
+
+    @overload
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[True],
+        return_alphas: Literal[True],
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        relu_attributions: bool = ..., attr_dim_summation: bool = ...,
+        weighting: Weighting = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, Deltas, list[Tensor]]: ...
+    # fmt: on
     @log_usage(part_of_slo=True)
     def attribute(
         self,
@@ -324,6 +383,55 @@ class LayerRSIGradCam(PathCamAttribution):
         )
         return self._answer(request, integrand, return_convergence_delta, return_alphas)
 
+    # fmt: off
+    @overload
+    def conductance(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[False] = ...,
+        return_alphas: Literal[False] = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> Maps: ...
+
+    @overload
+    def conductance(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[True],
+        return_alphas: Literal[False] = ...,
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, Deltas]: ...
+
+    @overload
+    def conductance(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[False] = ...,
+        return_alphas: Literal[True],
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, list[Tensor]]: ...
+
+    @overload
+    def conductance(
+        self, inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType = ...,
+        target: TargetType = ..., additional_forward_args: object = ...,
+        n_steps: int = ..., method: IntervalRule | None = ...,
+        internal_batch_size: int | None = ...,
+        *, return_convergence_delta: Literal[True],
+        return_alphas: Literal[True],
+        attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
+    ) -> tuple[Maps, Deltas, list[Tensor]]: ...
+    # fmt: on
     def conductance(
         self,
         inputs: Tensor | tuple[Tensor, ...],
