@@ -1,4 +1,4 @@
-"""Tensors inside of tuples, lists, mappings and dataclasses, as layers give them."""
+"""Tensors nested in tuples, lists, mappings and dataclasses, as layers give them."""
 
 import copy
 import dataclasses
@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-_SHOWN = 6  # parts of one tuple or mapping in a description
+# Parts of one tuple or mapping that a description shows.
+_MAX_SHOWN = 6
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """`value` with every tensor replaced; a part that holds none is the same object."""
+    """`value` with all tensors replaced; parts without any stay the same objects."""
     if isinstance(value, Tensor):
         return function(value)
     old = [part for _, part in _parts(value)]
@@ -20,7 +21,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if all(one is other for one, other in zip(old, new, strict=True)):
         return value
     if isinstance(value, (tuple, list)):
-        return _remade(value, new)
+        return _rebuild(value, new)
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return dict(zip(value, new, strict=True))
     made: Any = copy.copy(value)
@@ -28,24 +29,25 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         made.update(zip(value, new, strict=True))
     else:
         for (selector, _), part in zip(_parts(value), new, strict=True):
-            object.__setattr__(made, selector[1:], part)  # a frozen one, too
+            object.__setattr__(made, selector[1:], part)  # also if it is frozen
     return made
 
 
-def _remade(value: Any, parts: list[Any]) -> Any:
-    """A tuple or list like another one."""
+def _rebuild(value: Any, parts: list[Any]) -> Any:
+    """A tuple or list of the type of another one, with other parts."""
     if isinstance(value, list):
         made = copy.copy(value)
         made[:] = parts
         return made
     try:
-        return tuple.__new__(type(value), parts)  # past a constructor of its own
-    except TypeError:  # what PyTorch's functions return
+        # A named tuple's own constructor takes other arguments.
+        return tuple.__new__(type(value), parts)
+    except TypeError:  # the types that PyTorch's functions return, as torch.max does
         return type(value)(parts)
 
 
 def find_tensors(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
-    """All tensors, each behind the expression that selects it from `path`."""
+    """All tensors in `value`, each after the expression that selects it from `path`."""
     if isinstance(value, Tensor):
         return [(path, value)]
     return [
@@ -68,13 +70,13 @@ def describe(value: Any) -> str:
         else f"{selector.strip('.[]')}: {describe(part)}"
         for selector, part in _parts(value)
     ]  # fmt: skip
-    more = ["..."] * (len(parts) > _SHOWN)
-    inside = ", ".join([*parts[:_SHOWN], *more])
+    more = ["..."] * (len(parts) > _MAX_SHOWN)
+    inside = ", ".join([*parts[:_MAX_SHOWN], *more])
     return f"{type(value).__name__}({inside})" if parts else type(value).__name__
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    """What `value` is made of, each part behind the selector that gives it."""
+    """The parts of `value`, each after the expression that selects it."""
     if isinstance(value, (tuple, list)):
         names = getattr(value, "_fields", None)
         selectors = (

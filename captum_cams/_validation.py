@@ -4,20 +4,17 @@ Argument validation, and the warnings that tell why a map may mislead.
 A message names the argument, what was expected, what came, and the remedy.
 """
 
-import math
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
-
-from captum_cams._nested import describe, find_tensors
 
 
 class UserError(ValueError):
@@ -318,152 +315,6 @@ def check_model(model: object) -> None:
         )
 
 
-def check_one_tensor(tensors: Sequence[Tensor]) -> None:
-    """A layer that gives a single tensor."""
-    if len(tensors) > 1:
-        raise ValueError(
-            f"layer must give one tensor here, got {len(tensors)}; choose a module "
-            "that gives one of them"
-        )
-
-
-def check_transformed(maps: object, given: object) -> Tensor:
-    """What a transform made of what a layer gave: feature maps."""
-    if (
-        not isinstance(maps, Tensor)
-        or maps.dim() < 3
-        or not maps.is_floating_point()
-        or maps.numel() == 0
-    ):
-        raise ValueError(
-            "reshape_transform must give feature maps (N, K, *spatial) of a floating "
-            f"dtype, got {kind_of(maps)} for the layer's {describe(given)}"
-        )
-    return maps
-
-
-def check_axes(name: str, tensor: Tensor, wanted: str, dims: int | None = None) -> None:
-    """A tensor of so many axes, or of three at least."""
-    if tensor.dim() != dims if dims else tensor.dim() < 3:
-        raise ValueError(
-            f"{name} takes a layer's tensor {wanted}, got shape {shape_of(tensor)}; "
-            "choose another layer or reshape_transform"
-        )
-
-
-def check_tokens(tokens: Tensor, prefix_tokens: int, grid: Sequence[int]) -> None:
-    """Tokens that fill a grid behind the first few."""
-    patches = tokens.shape[1] - prefix_tokens
-    if prefix_tokens < 0 or math.prod(grid) != patches or patches == 0:
-        raise ValueError(
-            "vit_tokens needs as many tokens as the grid has places, behind the "
-            f"prefix_tokens, got {tokens.shape[1]} tokens with prefix_tokens = "
-            f"{prefix_tokens} for the grid {tuple(grid)}; give it both with "
-            "functools.partial"
-        )
-
-
-def raise_grid(
-    tokens: Tensor,
-    prefix_tokens: int,
-    grids: Sequence[tuple[int, ...]],
-    input_size: Sequence[int] | None,
-    other: int | None,
-) -> NoReturn:
-    """No grid for the patches, or several; `other` prefix tokens would leave one."""
-    patches = tokens.shape[1] - prefix_tokens
-    if input_size is None:
-        found = f"which leaves {patches} patches, no square"
-    elif grids:
-        several = " or ".join(map(str, grids[:4])) + ", ..." * (len(grids) > 4)
-        found = f"whose {patches} patches may be a grid of {several}"
-    else:
-        found = f"whose {patches} patches make no grid of patches with equal sides"
-    size = "" if input_size is None else f" for an input of size {tuple(input_size)}"
-    hint = "" if other is None else f"; prefix_tokens = {other} leaves a grid"
-    raise ValueError(
-        f"vit_tokens got {tokens.shape[1]} tokens with prefix_tokens = {prefix_tokens}"
-        f"{size}, {found}; give it grid=, the patches along each axis, and "
-        f"prefix_tokens= with functools.partial{hint}"
-    )
-
-
-def check_spatial(
-    fit: bool, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
-) -> None:
-    """Maps that can be enlarged to every input."""
-    if not fit:
-        raise ValueError(
-            "layer must give feature maps (N, K, *spatial) whose spatial axes fit the "
-            f"inputs' axes, got shape {tuple(maps)} for inputs of shape "
-            f"{', '.join(str(tuple(shape)) for shape in inputs)}; choose a "
-            f"convolutional layer, or give {remedy}"
-        )
-
-
-def check_positional(inputs: tuple[object, ...]) -> None:
-    """The inputs of a layer, as its hook sees them."""
-    if not inputs:
-        raise ValueError(
-            "layer must be called with its input as a positional argument for "
-            "attribute_to_layer_input, got none; map its output instead"
-        )
-
-
-def check_feature_maps(given: object) -> list[Tensor]:
-    """The feature maps in what a layer gave: all of a tuple, or the only ones."""
-    if isinstance(given, Tensor):
-        return [_check_feature_map(given)]
-    found = find_tensors(given, "given")
-    maps = [
-        (path, tensor)
-        for path, tensor in found
-        if tensor.is_floating_point() and tensor.dim() > 1
-    ]
-    tensors = [tensor for _, tensor in maps]
-    plain = isinstance(given, (tuple, list)) and len(given) == len(maps) == len(found)
-    if plain and maps:
-        return tensors
-    if len({id(tensor) for tensor in tensors}) == 1:
-        return tensors[:1]
-    if len(found) == 1:
-        _check_feature_map(found[0][1])
-    remedy = (
-        "select its feature maps with a reshape_transform, such as lambda given: "
-        f"{maps[0][0]}, rearranged to (N, K, *spatial)"
-        if maps
-        else "choose a module inside it"
-    )
-    raise TypeError(
-        f"layer must give tensors or a tuple of tensors, got {describe(given)}; "
-        f"{remedy}"
-    )
-
-
-def _check_feature_map(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        raise TypeError(
-            f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
-            "choose a layer behind it"
-        )
-    if tensor.dim() < 2:
-        raise ValueError(
-            "layer must give channels for each example, (N, K, *spatial), got "
-            f"shape {shape_of(tensor)}; choose another layer"
-        )
-    return tensor
-
-
-def check_batch(tensor: Tensor, rows: int) -> None:
-    """A row for each example, also where a layer's tensor was transformed."""
-    if tensor.shape[0] != rows:
-        raise ValueError(
-            f"layer must give one row for each of its {rows} examples, got shape "
-            f"{shape_of(tensor)}; choose another layer, or a reshape_transform that "
-            "keeps the rows"
-        )
-
-
 def check_finite(
     name: str,
     tensor: Tensor,
@@ -493,136 +344,6 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def warn_of_axes(
-    name: str, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
-) -> None:
-    """A tensor that may hold no maps: its spatial axes do not fit the inputs."""
-    given, *shapes = (
-        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (maps, *inputs)
-    )
-    warn(
-        f"{name} gives shape {given} for inputs of shape {', '.join(shapes)}: its "
-        "second axis is taken for channels, the others for places, which do not fit "
-        "those of the inputs; if they are none, as with a transformer's tokens or "
-        f"channels last, the map is wrong: pass {remedy}"
-    )
-
-
-def warn_of_training(modules: Collection[str]) -> None:
-    """Modules that compute something else while a model is trained."""
-    warn(
-        "the model is in training mode, and in it "
-        f"{', '.join(sorted(modules))}: its outputs depend on the batch or on chance, "
-        "and so do the attributions; call model.eval() first"
-    )
-
-
-def warn_of_unsteadiness(reasons: Sequence[str]) -> None:
-    """Modules in evaluation mode whose outputs depend on more than their example."""
-    warn(
-        "the outputs may depend on the batch, on chance or on what ran before, and so "
-        f"may the attributions, though in evaluation mode: {'; '.join(reasons)} "
-        "(buffers are put back); switch that off first, as with "
-        "torch.ao.quantization.disable_observer, track_running_stats=True or "
-        "dropout(x, p, self.training)"
-    )
-
-
-def warn_of_uses(layer: Module, uses: int) -> None:
-    """A layer that a pass uses more than once."""
-    warn(
-        f"layer ({type(layer).__name__}) is used {uses} times in a pass: the map is "
-        "that of its last use; to explain another one, let it run through a "
-        "copy.deepcopy of the layer, or of the part of the model that holds it"
-    )
-
-
-def warn_of_zeros(examples: Sequence[int], reason: str) -> None:
-    """Examples whose maps are 0 for one reason."""
-    some = ", ".join(map(str, examples[:10])) + ", ..." * (len(examples) > 10)
-    warn(f"the map is 0 for example{'s' * (len(examples) > 1)} {some}: {reason}")
-
-
-def check_any_maps(attributions: object) -> Tensor:
-    """Maps of any size: (N, pixels), detached, in single precision at least."""
-    if not isinstance(attributions, Tensor):
-        raise TypeError(
-            f"attributions must be a tensor of maps, got {type(attributions).__name__}"
-        )
-    if not attributions.is_floating_point():
-        raise TypeError(
-            f"attributions must be of a floating dtype, got {attributions.dtype}; "
-            "convert them with .float()"
-        )
-    if attributions.dim() < 2 or attributions.numel() == 0:
-        raise ValueError(
-            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of at least "
-            f"one example and one pixel, got shape {shape_of(attributions)}"
-        )
-    maps = attributions.detach().flatten(1)  # (N, pixels)
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
-
-
-def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:
-    """A map an example: (N, 1, *spatial), detached, in single precision at least."""
-    maps = check_any_maps(attributions)
-    shape = attributions.shape
-    fits = shape[0] == num_examples and (
-        len(shape) == spatial + 1 or (len(shape) == spatial + 2 and shape[1] == 1)
-    )
-    if not fits or not 1 <= spatial <= 3:
-        raise ValueError(
-            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
-            f"{num_examples} examples with {spatial} spatial axes, 3 at most, got "
-            f"shape {shape_of(attributions)}; sum over channels where there are several"
-        )
-    return maps.view(num_examples, 1, *shape[-spatial:])  # (N, 1, *spatial)
-
-
-def check_maps(
-    attributions: Tensor | tuple[Tensor, ...], inputs: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """One map an input and example, on the inputs' device."""
-    maps = attributions if isinstance(attributions, tuple) else (attributions,)
-    if len(maps) != len(inputs):
-        raise ValueError(
-            f"attributions must be as many as the inputs, {len(inputs)}, got "
-            f"{len(maps)}"
-        )
-    for tensor in inputs:
-        if tensor.dim() < 3:
-            raise ValueError(
-                "inputs must have spatial axes to be masked, (N, C, *spatial), got "
-                f"shape {shape_of(tensor)}; pass what is not to be masked as "
-                "additional_forward_args"
-            )
-    checked = tuple(
-        check_map(values, tensor.shape[0], tensor.dim() - 2)
-        for values, tensor in zip(maps, inputs, strict=True)
-    )
-    for values, tensor in zip(checked, inputs, strict=True):
-        if values.device != tensor.device:
-            raise ValueError(
-                f"attributions must be on the inputs' device {tensor.device}, got "
-                f"{values.device}; move them with .to()"
-            )
-    return checked
-
-
-def check_thresholds(name: str, values: Tensor) -> None:
-    """A number in [0, 1], or several in one row."""
-    if values.dim() > 1 or values.numel() == 0:
-        raise ValueError(
-            f"{name} must be a number or a sequence of numbers, got shape "
-            f"{shape_of(values)}"
-        )
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(
-            f"{name} must lie in [0, 1], as maps are normalised to it, got "
-            f"{values.tolist()}"
-        )
-
-
 def list_of(values: object) -> list[Any]:
     """What a sequence holds; nothing of what is none, as a word or a number."""
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1:
@@ -630,106 +351,6 @@ def list_of(values: object) -> list[Any]:
     if isinstance(values, Sequence) and not isinstance(values, str):
         return list(values)
     return []
-
-
-def check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
-    """A boolean mask an example, which brings its own size."""
-    if regions.dtype != torch.bool:
-        raise TypeError(
-            "regions must be boolean masks (N, *spatial), or a list of tensors of "
-            f"boxes (n, 4), got a tensor of {regions.dtype}; boxes of one an example "
-            "become a list with .split(1)"
-        )
-    if regions.dim() < 2:
-        raise ValueError(
-            f"regions must be boolean masks (N, *spatial), got shape {shape_of(regions)}"
-        )
-    shape = tuple(regions.shape[1:])
-    if size is not None and list_of(size) != [*shape]:
-        raise ValueError(
-            f"size must be that of the masks, {shape}, or be left out, got {size!r}"
-        )
-
-
-def check_boxes(
-    regions: object, size: Sequence[int] | None
-) -> tuple[list[Tensor], list[int]]:
-    """Boxes x0, y0, x1, y1 of each example, and height and width of its picture."""
-    if not isinstance(regions, (list, tuple)):
-        raise TypeError(
-            "regions must be boolean masks (N, *spatial), or a list of tensors of "
-            f"boxes (n, 4), got {type(regions).__name__}"
-        )
-    for example, boxes in enumerate(regions):
-        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
-            raise ValueError(
-                "regions must hold a tensor of boxes (n, 4) for each example, got "
-                f"{kind_of(boxes)} for example {example}"
-            )
-        if not ((boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])).all():
-            raise ValueError(
-                "regions must hold boxes x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, "
-                f"got others for example {example}; "
-                "torchvision.ops.box_convert turns x, y, width, height into them"
-            )
-    sides = list_of(size)
-    if len(sides) != 2:
-        raise ValueError(
-            "size must be (height, width) of the picture in whose pixels the boxes "
-            f"are given, got {size!r}"
-        )
-    sides = [check_count("a side of size", side) for side in sides]
-    return list(regions), sides
-
-
-def check_hits(hits: object, categories: object) -> None:
-    """Two tensors (N,) of real numbers."""
-    if not isinstance(hits, Tensor) or not isinstance(categories, Tensor):
-        raise TypeError(
-            f"hits and categories must be tensors, got {type(hits).__name__} and "
-            f"{type(categories).__name__}"
-        )
-    if hits.is_complex() or categories.is_complex():
-        raise TypeError(
-            "hits and categories must hold real numbers, got "
-            f"{hits.dtype} and {categories.dtype}"
-        )
-    if hits.dim() != 1 or hits.shape != categories.shape or len(hits) == 0:
-        raise ValueError(
-            "hits and categories must be of one shape (N,) with N of at least 1, got "
-            f"shapes {shape_of(hits)} and {shape_of(categories)}"
-        )
-
-
-def is_resettable(module: Module) -> bool:
-    """Whether a module can draw the parameters of its own anew."""
-    return callable(getattr(module, "reset_parameters", None))
-
-
-def check_resettable(name: str, module: Module) -> None:
-    """A module that can draw the parameters of its own anew."""
-    if not is_resettable(module):
-        raise ValueError(
-            "layers must be made of modules that can draw their parameters anew with "
-            f"reset_parameters(), got '{name}' ({type(module).__name__}) without it; "
-            "give its class that method, or name other layers"
-        )
-
-
-def check_layer_names(names: object, known: Collection[str]) -> list[str]:
-    """Names out of ``model.named_modules()``."""
-    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
-        raise TypeError(
-            "layers must be a list of names out of model.named_modules(), from the "
-            f"output down, got {kind_of(names) if names else 'none'}"
-        )
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise ValueError(
-                "layers must be names out of model.named_modules(), got "
-                f"{kind_of(name)}, which is not one of them"
-            )
-    return list(names)
 
 
 def check_words(name: str, words: object) -> list[str]:
@@ -806,31 +427,6 @@ def check_colors(name: str, values: object) -> None:
         check_all_positive(name, numbers)
 
 
-def check_explanation(attributions: Tensor, shape: torch.Size) -> None:
-    """A map of the size that the untouched model gave."""
-    if attributions.shape != shape:
-        raise ValueError(
-            "explain must give maps of one shape for every model, got "
-            f"{shape_of(attributions)} after {tuple(shape)}"
-        )
-
-
-def check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
-    """A number of all channels, or one for each."""
-    check_floating("inputs", inputs)
-    if inputs.dim() < 3:
-        raise ValueError(
-            f"inputs must be pictures (N, C, *spatial), got shape {shape_of(inputs)}"
-        )
-    if values.numel() not in (1, inputs.shape[1]):
-        raise ValueError(
-            f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
-            f"channels, got {values.numel()}"
-        )
-    if not values.isfinite().all():
-        raise ValueError(f"{name} must be finite, got {values.tolist()}")
-
-
 def check_labels(labels: object, inputs: Tensor) -> None:
     """The class of each input."""
     if not isinstance(labels, Tensor) or not _holds_integers(labels):
@@ -850,19 +446,3 @@ def check_all_positive(name: str, values: Tensor) -> None:
     """Numbers above 0."""
     if not (values > 0).all():
         raise ValueError(f"{name} must be above 0, got {values.flatten().tolist()}")
-
-
-def check_probabilities(p: Tensor) -> None:
-    """Probabilities of two or more classes, up to rounding in half precision."""
-    if p.dim() != 2 or p.shape[1] < 2:
-        raise ValueError(
-            "forward_func must give the probabilities of two or more classes, (N, C), "
-            f"got shape {shape_of(p)}; output_func may reshape them"
-        )
-    sums = p.sum(1)
-    if not ((p >= 0).all() and (sums - 1).abs().max() < 0.02):
-        raise ValueError(
-            "forward_func must give probabilities, numbers of at least 0 whose sum is "
-            f"1, got a least one of {p.min():.3g} and a largest sum of "
-            f"{sums.max():.3g}; pass output_func=lambda y: y.softmax(1) for logits"
-        )

@@ -1,4 +1,4 @@
-"""Inputs that stand for "nothing to see": what a path or a mask starts from."""
+"""Baselines: inputs without information, at which a path or a masked input starts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +18,6 @@ from captum_cams._validation import (
     check_inputs,
     check_number,
     check_numbers,
-    check_per_channel,
-    check_probabilities,
 )
 from captum_cams.blur import check_blur, gaussian_blur
 from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
@@ -60,10 +58,10 @@ def black(
     inputs: Tensor, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> Tensor:
     r"""
-    The black picture of a model whose inputs are normalised.
+    The black picture of a model whose inputs are normalized.
 
     A picture in [0, 1] enters such a model as (picture - mean) / std; 0 is then the
-    mean colour, and black is -mean / std.
+    mean color, and black is -mean / std.
 
     Args:
         inputs (Tensor): (N, C, \*spatial), for shape, dtype and device.
@@ -92,12 +90,12 @@ def constant(
     std: float | Sequence[float] = 1.0,
 ) -> Tensor:
     r"""
-    A picture of one colour.
+    A picture of one color.
 
     Args:
         inputs (Tensor): (N, C, \*spatial), for shape, dtype and device.
         value (float or sequence of float): Of all channels, or one for each: in the
-            inputs' own units, or before the normalisation that `mean` and `std` tell.
+            inputs' own units, or before the normalization by `mean` and `std`.
         mean (float or sequence of float): Likewise. Default: 0
         std (float or sequence of float): Likewise, above 0. Default: 1
 
@@ -112,12 +110,12 @@ def constant(
         >>> inputs = torch.rand(2, 3, 8, 8)
         >>> constant(inputs, [1, 0, 0])[0, :, 0, 0]
         tensor([1., 0., 0.])
-        >>> grey = constant(inputs, 0.5, mean=[0.5, 0.4, 0.2], std=[0.5, 0.2, 0.2])
-        >>> grey[0, :, 0, 0]
+        >>> gray = constant(inputs, 0.5, mean=[0.5, 0.4, 0.2], std=[0.5, 0.2, 0.2])
+        >>> gray[0, :, 0, 0]
         tensor([0.0000, 0.5000, 1.5000])
     """
     values = _per_channel("value", value, inputs)
-    return _normalised(values, mean, std, inputs).expand_as(inputs)
+    return _normalized(values, mean, std, inputs).expand_as(inputs)
 
 
 def uniform_noise(
@@ -127,13 +125,13 @@ def uniform_noise(
     std: float | Sequence[float] = 1.0,
 ) -> Tensor:
     r"""
-    Noise in which every value from 0 to 1 is as likely as any other.
+    Noise of uniformly distributed values from 0 to 1.
 
     Args:
         inputs (Tensor): (N, C, \*spatial), for shape, dtype and device.
         generator (torch.Generator, optional): Draws the noise. Default: None, a new
-            one with seed 0, so that it repeats. PyTorch's global generators are left
-            alone either way.
+            one with seed 0, so that the noise is always the same. PyTorch's global
+            generators are not used either way.
         mean (float or sequence of float): Of all channels, or one for each, where
             pictures enter the model as (picture - mean) / std. Default: 0
         std (float or sequence of float): Likewise, above 0. Default: 1
@@ -159,7 +157,7 @@ def uniform_noise(
         device=generator.device,
         dtype=torch.promote_types(inputs.dtype, torch.float32),
     )
-    return _normalised(noise, mean, std, inputs)
+    return _normalized(noise, mean, std, inputs)
 
 
 def neutral(
@@ -175,41 +173,42 @@ def neutral(
     show_progress: bool = False,
 ) -> Tensor:
     r"""
-    Nearly black inputs at which the model holds all classes for equally likely.
+    Nearly black inputs for which the model predicts all classes as equally likely.
 
-    A path that starts there shows what speaks for a class, whatever the model thinks
-    of black. Starting at black, RMSprop looks for the input :math:`b` with the least
+    A path that starts there shows the evidence for a class, also where the model
+    prefers some class for black. Starting at black, RMSprop minimizes over inputs
+    :math:`b`
 
     .. math::
         0.99 \, \max_c \Big| p_c(b) - \frac{1}{C} \Big|
         + 0.01 \, \mathrm{mean} (b - \mathrm{black})^2,
 
-    and of all that it passes the best one is returned, for each example its own. This
-    is the automatic baseline of the authors of RSI-Grad-CAM.
+    and the best of all its steps is returned, for each example its own. This is the
+    automatic baseline of the authors of RSI-Grad-CAM.
 
-    The model is left as found: no gradients, no changes of its mode or its buffers.
+    The model is left as found: its gradients, mode and buffers do not change.
 
     Args:
         forward_func (Callable): The model or any function of it, whose output is the
             probabilities of C classes, (N, C); see `output_func` for logits.
-        inputs (Tensor): Examples, (N, \*shape), of a floating dtype: for shape, dtype
-            and device alone.
+        inputs (Tensor): Examples, (N, \*shape), of a floating dtype; only for shape,
+            dtype and device.
         additional_forward_args (Any, optional): Passed to `forward_func` behind the
             inputs. Tensors with N rows follow their examples. Where there are none,
             and black is the same for all examples, one search serves them all.
         black (Tensor or number): The black input, of the inputs' shape, or with 1 in
-            the first place, or a number. Default: 0. For inputs normalised as
+            the first place, or a number. Default: 0. For inputs normalized as
             (picture - mean) / std it is :func:`black`\ ``(inputs, mean, std)``.
         n_steps (int): Number of steps. Default: 200
         lr (float): Size of a step in the inputs' own units: about what a value changes
             by, at first ten times as much. Default: 0.001, for inputs in [0, 1] or
-            normalised ones; those in [0, 255] need 255 times as much. With steps too
-            large the search leaps over the narrow valley it looks for.
+            normalized ones; those in [0, 255] need 255 times as much. Steps that are
+            too large miss the narrow minimum.
         output_func (Callable, optional): Applied to `forward_func`'s output to make
             probabilities of it: ``lambda y: y.softmax(1)`` for logits.
         internal_batch_size (int, optional): Most inputs that go through the network
             together, at least 1. Default: None, chosen by device and input size
-        show_progress (bool): Whether a bar counts the steps. Default: False
+        show_progress (bool): Whether a progress bar shows the steps. Default: False
 
     Returns:
         *Tensor* of `inputs`' shape, detached.
@@ -237,41 +236,43 @@ def neutral(
     check_callable("output_func", output_func, optional=True)
     check_flags(show_progress=show_progress)
 
-    def unevenness(output: Tensor) -> Tensor:
+    def imbalance(output: Tensor) -> Tensor:
         p = output if output_func is None else output_func(output)
-        check_probabilities(p)
+        _check_probabilities(p)
         return (p - 1 / p.shape[1]).abs().amax(1)  # (B,)
 
     y = TargetOutput(
-        forward_func, (ends,), None, additional_forward_args, output_func=unevenness
+        forward_func, (ends,), None, additional_forward_args, output_func=imbalance
     )
-    alike = not y.arguments and bool((starts == starts[:1]).all())
-    rows = torch.arange(1 if alike else len(ends))
-    chunk = chunk_rows((ends,), internal_batch_size)
-    found = []
+    # One search serves all examples if the model sees no difference between them.
+    same = not y.arguments and bool((starts == starts[:1]).all())
+    rows = torch.arange(1 if same else len(ends))
+    batch_size = chunk_rows((ends,), internal_batch_size)
+    best = []
     with tqdm(total=len(rows) * n_steps, disable=not show_progress, unit="step") as bar:
-        for examples in torch.split(rows, chunk):
-            found.append(_descend(y, starts[examples], examples, n_steps, lr, bar))
-    return torch.cat(found).expand_as(ends)
+        for examples in torch.split(rows, batch_size):
+            best.append(_descend(y, starts[examples], examples, n_steps, lr, bar))
+    return torch.cat(best).expand_as(ends)
 
 
 def _descend(
     y: TargetOutput, black: Tensor, examples: Tensor, n_steps: int, lr: float, bar: Any
 ) -> Tensor:
-    """The best inputs that RMSprop passes on its way from black."""
+    """The inputs with the lowest loss among the steps of RMSprop from black."""
     # Small steps would be lost in half precision.
-    here = black.to(torch.promote_types(black.dtype, torch.float32), copy=True)
-    optimizer = torch.optim.RMSprop([here], lr=lr)
-    best, lowest = black.clone(), torch.full((len(black),), torch.inf).to(here)
+    values = black.to(torch.promote_types(black.dtype, torch.float32), copy=True)
+    optimizer = torch.optim.RMSprop([values], lr=lr)
+    best, lowest = black.clone(), torch.full((len(black),), torch.inf).to(values)
     for step in range(n_steps + 1):
-        point = here.to(black.dtype)
-        unevenness, slope = output_and_gradient(y, point, examples)  # (B,), like point
-        distance = here - black
-        loss = 0.99 * unevenness + 0.01 * distance.square().flatten(1).mean(1)  # (B,)
+        point = values.to(black.dtype)
+        # (B,), and like point
+        imbalance, gradient = output_and_gradient(y, point, examples)
+        distance = values - black
+        loss = 0.99 * imbalance + 0.01 * distance.square().flatten(1).mean(1)  # (B,)
         better = loss < lowest
         best[better], lowest[better] = point[better], loss[better].to(lowest)
         if step < n_steps:
-            here.grad = 0.99 * slope + 0.02 * distance / distance[0].numel()
+            values.grad = 0.99 * gradient + 0.02 * distance / distance[0].numel()
             optimizer.step()
             bar.update(len(examples))
     return best
@@ -280,11 +281,11 @@ def _descend(
 def _per_channel(name: str, value: float | Sequence[float], inputs: Tensor) -> Tensor:
     """Numbers of all channels or of each, in double precision, (C or 1, 1, ...)."""
     values = check_numbers(name, value).reshape(-1)  # (C,) or (1,)
-    check_per_channel(name, values, inputs)
+    _check_per_channel(name, values, inputs)
     return values.view(-1, *[1] * (inputs.dim() - 2))  # (C or 1, 1, ...)
 
 
-def _normalised(
+def _normalized(
     pictures: Tensor,
     mean: float | Sequence[float],
     std: float | Sequence[float],
@@ -297,3 +298,35 @@ def _normalised(
     )
     check_all_positive("std", stds)
     return ((pictures - means) / stds).to(inputs)
+
+
+def _check_per_channel(name: str, values: Tensor, inputs: Tensor) -> None:
+    """A number of all channels, or one for each."""
+    check_floating("inputs", inputs)
+    if inputs.dim() < 3:
+        raise ValueError(
+            f"inputs must be pictures (N, C, *spatial), got shape {tuple(inputs.shape)}"
+        )
+    if values.numel() not in (1, inputs.shape[1]):
+        raise ValueError(
+            f"{name} must hold 1 number or one for each of the {inputs.shape[1]} "
+            f"channels, got {values.numel()}"
+        )
+    if not values.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {values.tolist()}")
+
+
+def _check_probabilities(p: Tensor) -> None:
+    """Probabilities of two or more classes, up to rounding in half precision."""
+    if p.dim() != 2 or p.shape[1] < 2:
+        raise ValueError(
+            "forward_func must give the probabilities of two or more classes, (N, C), "
+            f"got shape {tuple(p.shape)}; output_func may reshape them"
+        )
+    sums = p.sum(1)
+    if not ((p >= 0).all() and (sums - 1).abs().max() < 0.02):
+        raise ValueError(
+            "forward_func must give probabilities, numbers of at least 0 whose sum is "
+            f"1, got a least one of {p.min():.3g} and a largest sum of "
+            f"{sums.max():.3g}; pass output_func=lambda y: y.softmax(1) for logits"
+        )

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams._nested import map_tensors
-from captum_cams._validation import check_batch, check_finite, shape_of
-from captum_cams.layer_eval import LayerEvaluator
+from captum_cams._validation import check_finite, shape_of
+from captum_cams.layer_eval import LayerEvaluator, check_batch
 from captum_cams.target_output import outputs_in_chunks
 
 
@@ -35,7 +35,7 @@ def outputs_without(
     Returns:
         *Tensor*, (B,).
     """
-    output, uses = evaluator.output, evaluator.uses[evaluator.layers[0]]
+    output, uses = evaluator.output, evaluator.capture.uses[evaluator.layers[0]]
     without, use = channels, 0  # those of the rows under way
 
     def rows(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -49,10 +49,10 @@ def outputs_without(
         use += 1
         if use < uses:
             return None
-        given = evaluator.given(inputs, outputs)
-        return evaluator.handed(inputs, _ablated(evaluator, given, without))
+        given = evaluator.capture.given(inputs, outputs)
+        return evaluator.capture.returned(inputs, _ablated(evaluator, given, without))
 
-    hooks = partial(evaluator.hooked, hook)
+    hooks = partial(evaluator.capture.hooked, hook)
     outputs = outputs_in_chunks(output, rows, len(examples), chunk, hooks)
     check_finite("forward_func's output", outputs, examples)
     return outputs
@@ -61,7 +61,7 @@ def outputs_without(
 def _ablated(evaluator: LayerEvaluator, given: Any, channels: Tensor) -> Any:
     """What a layer gave, without a channel in each row, (B,), where it is not -1."""
     transform = evaluator.reshape_transform
-    tensors = evaluator.tensors(given)
+    tensors = evaluator.capture.tensors(given)
     row = torch.arange(len(channels))[channels >= 0]
     if transform is None:
         check_batch(tensors[0], len(channels))

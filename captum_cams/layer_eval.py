@@ -1,8 +1,6 @@
-"""Activations and gradients of layers at chosen points, and walks along paths."""
+"""Activations and gradients of layers at given points."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -11,32 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import DataParallel, Module
 
-from captum_cams._nested import find_tensors, map_tensors
-from captum_cams._validation import (
-    check_batch,
-    check_feature_maps,
-    check_finite,
-    check_positional,
-    check_spatial,
-    check_transformed,
-    warn_of_axes,
-    warn_of_uses,
-    warn_of_zeros,
-)
+from captum_cams._nested import describe, map_tensors
+from captum_cams._validation import check_finite, kind_of, shape_of, warn
+from captum_cams.layer_capture import LayerCapture, LayerUse, LayerUses, PassMode
 from captum_cams.missing_gradients import Missing, why_missing
 from captum_cams.model_state import version_of
 from captum_cams.reshape import (
     Transform,
-    can_be_enlarged,
+    can_be_upsampled,
     fits,
     remedy,
     sized,
+    warn_of_axes,
 )
 from captum_cams.target_output import (
     TargetOutput,
     check_recording,
-    hooked,
-    in_evaluation,
 )
 from captum_cams.watch import generators_kept
 
@@ -60,7 +48,7 @@ class Evaluation(NamedTuple):
         return _split(tensors, self.sizes)
 
     def rows(self, part: slice, copy: bool = False) -> "Evaluation":
-        """Some of the rows, as views of all or as copies that set all free."""
+        """Some of the rows: views, or copies that do not keep the other rows alive."""
 
         def take(tensor: Tensor) -> Tensor:
             return tensor[part].clone() if copy else tensor[part]
@@ -79,24 +67,9 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[Tensor
     return [tuple(islice(rest, size)) for size in sizes]
 
 
-class _Use(NamedTuple):
-    """What a layer gave in a pass, on one device."""
-
-    given: Any  # with `leaves` in the places of its tensors
-    leaves: list[Tensor]
-    versions: list[int]
-
-
-_Uses = dict[Module, dict[torch.device, _Use]]
-
-
 class LayerEvaluator:
     """
     Activations of layers and gradients of y with respect to them.
-
-    A layer's tensors are leaves: no gradient runs from one of them through another.
-    The part of the network before the first of the layers records no autograd graph:
-    recording is switched on by a hook on the layer itself.
 
     Args:
         output (TargetOutput): y.
@@ -122,25 +95,25 @@ class LayerEvaluator:
         self.layers = layer if isinstance(layer, list) else [layer]
         model: Any = output.forward_func
         self.device_ids = device_ids or getattr(model, "device_ids", None)
-        self.attribute_to_layer_input = attribute_to_layer_input
         self.grad_kwargs = grad_kwargs or {}
         self.reshape_transform = sized(reshape_transform, output.shapes)
+        several = device_ids is not None and len(device_ids) > 1
+        threads = isinstance(model, DataParallel) or several
+        self.mode = PassMode(other_threads=threads, record_all=threads)
+        self.capture = LayerCapture(
+            output,
+            self.layers,
+            attribute_to_layer_input,
+            reshape_transform is not None,
+            self.mode,
+        )
         self.sizes: list[int] = []
         self.shapes: list[torch.Size] = []
         self.raw_shapes: list[torch.Size] = []  # before the transform
         self.unresponsive = torch.ones(output.num_examples, dtype=torch.bool)
-        self.uses: Counter[Module] = Counter()
-        """How often a pass uses each layer: the last time counts."""
+        """The examples whose output the layer has not moved so far."""
         self.outputs = torch.empty(0)
         """y at the points of the last call of `activations`."""
-        several = device_ids is not None and len(device_ids) > 1
-        # Whether layers run in other threads, whose outputs are gathered elsewhere;
-        # whether all of a pass is recorded, and was without success; whether the model
-        # writes to A.
-        self._elsewhere = isinstance(model, DataParallel) or several
-        self._whole = self._elsewhere
-        self._tried = False
-        self._copies = False
 
     def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
@@ -148,15 +121,16 @@ class LayerEvaluator:
         with self.output.guarded():
             uses, y, gradients = self._recorded(points, examples)
             missing = self._missing(uses, gradients)
-            if missing and not self._whole and not self._tried:
-                # The model sets its own grad mode, which undoes that of the hook.
-                self._whole = True
+            mode = self.mode
+            if missing and not mode.record_all and not mode.record_all_failed:
+                # The model may set its own grad mode, which undoes that of the hook.
+                mode.record_all = True
                 again = self._recorded(points, examples)
                 if len(self._missing(again[0], again[2])) < len(missing):
                     uses, y, gradients = again
                     missing = self._missing(uses, gradients)
                 else:
-                    self._whole, self._tried = False, True
+                    mode.record_all, mode.record_all_failed = False, True
             zeros = map(self.grad_kwargs.get, ("materialize_grads", "allow_unused"))
             if missing and not (y.requires_grad and any(zeros)):
                 raise ValueError(_INDEPENDENT + self._why(missing[0], points, examples))
@@ -177,41 +151,11 @@ class LayerEvaluator:
     ) -> tuple[Tensor, ...]:
         """A alone, without a backward pass."""
         with self.output.guarded():
-            uses, y = self._pass(points, examples, record=False)
+            uses, y = self.capture.run(points, examples, record=False)
         self.outputs = y.detach()
         maps = self._maps(uses, lambda leaf: leaf)
         self._check(maps, examples)
         return maps
-
-    def hooked(self, hook: Callable[..., Any]) -> AbstractContextManager[None]:
-        """A hook that sees the layers' inputs, or their outputs, in this evaluation."""
-        return hooked(
-            self.output,
-            self.layers,
-            hook,
-            self.attribute_to_layer_input,
-            self._elsewhere,
-        )
-
-    def tensors(self, given: Any) -> list[Tensor]:
-        """The layer's tensors in what it gave: those that are mapped or transformed."""
-        if self.reshape_transform is None:
-            return check_feature_maps(given)
-        found = [tensor for _, tensor in find_tensors(given)]
-        tensors = [tensor for tensor in found if tensor.is_floating_point()]
-        return tensors or check_feature_maps(given)
-
-    def given(self, inputs: tuple[Any, ...], outputs: Any) -> Any:
-        """What is mapped of what a layer's hook is given."""
-        if not self.attribute_to_layer_input:
-            return outputs
-        check_positional(inputs)
-        return inputs[0] if len(inputs) == 1 else inputs
-
-    def handed(self, inputs: tuple[Any, ...], replaced: Any) -> Any:
-        """What a layer's hook returns to put something in the place of `given`."""
-        single = self.attribute_to_layer_input and len(inputs) == 1
-        return (replaced,) if single else replaced
 
     def mark_responsive(self, examples: Tensor, moved: Tensor) -> None:
         """Note for which examples, (B,), the layer moved the output, (B,)."""
@@ -222,7 +166,7 @@ class LayerEvaluator:
         self.warn_of_layer()
         if self.unresponsive.any():
             examples = self.unresponsive.nonzero().flatten().tolist()
-            warn_of_zeros(examples, silence or _SILENT)
+            _warn_of_zeros(examples, silence or _SILENT)
 
     def warn_of_layer(self) -> None:
         """Warn of layers whose maps mislead, however they are used."""
@@ -233,86 +177,28 @@ class LayerEvaluator:
                 name = "layer" if plain else "reshape_transform"
                 warn_of_axes(name, shape, inputs, remedy(raw, inputs))
                 break
-        for layer, uses in self.uses.items():
+        for layer, uses in self.capture.uses.items():
             if uses > 1:
-                warn_of_uses(layer, uses)
+                _warn_of_uses(layer, uses)
 
     def check_masks(self) -> None:
         """Maps that can be enlarged to the inputs, as those that mask them must be."""
         inputs = self.output.shapes
         for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
-            fit = can_be_enlarged(shape, inputs)
-            check_spatial(fit, shape, inputs, remedy(raw, inputs))
+            fit = can_be_upsampled(shape, inputs)
+            _check_spatial(fit, shape, inputs, remedy(raw, inputs))
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
         return _split(tensors, self.sizes)
 
-    def _pass(
-        self, points: tuple[Tensor, ...], examples: Tensor, record: bool
-    ) -> tuple[_Uses, Tensor]:
-        """The last use of each layer, and y."""
-        uses: _Uses = {layer: {} for layer in self.layers}
-        count: Counter[tuple[Module, torch.device]] = Counter()
-
-        def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
-            use, replaced = self._use(self.given(inputs, outputs), record)
-            device = use.leaves[0].device if use.leaves else torch.device("cpu")
-            uses[layer][device] = use
-            count[layer, device] += 1
-            if not record:
-                return None
-            if in_evaluation():  # the mode of another thread is its own
-                torch.set_grad_enabled(True)
-            return self.handed(inputs, replaced)
-
-        with torch.set_grad_enabled(record and self._whole), self.hooked(hook):
-            y = self.output(points, examples)
-        if not all(uses.values()):
-            if self._elsewhere:
-                raise ValueError(_UNREACHED)
-            # forward_func may run the layer in threads of its own.
-            self._elsewhere = self._whole = True
-            return self._pass(points, examples, record)
-        for (layer, _), times in count.items():
-            self.uses[layer] = times
-        return uses, y
-
-    def _use(self, given: Any, record: bool) -> tuple[_Use, Any]:
-        """What to keep of what a layer gave, and what to hand on instead of it."""
-        wanted = self.tensors(given)
-        with ExitStack() as modes:
-            if record and torch.is_inference_mode_enabled():
-                modes.enter_context(torch.inference_mode(False))
-            modes.enter_context(torch.set_grad_enabled(record))
-            make = self._leaf if record else torch.clone
-            leaves = {id(tensor): make(tensor) for tensor in wanted}
-            # The model may write to what it is handed.
-            copies = {key: leaf.clone() for key, leaf in leaves.items() if record}
-        replaced = map_tensors(lambda tensor: copies.get(id(tensor), tensor), given)
-        if self.reshape_transform is None:
-            kept: Any = tuple(leaves[id(tensor)] for tensor in wanted)
-        else:
-            kept = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), given)
-        versions = [version_of(leaf) for leaf in leaves.values()]
-        return _Use(kept, list(leaves.values()), versions), replaced
-
-    def _leaf(self, tensor: Tensor) -> Tensor:
-        """A tensor of the layer whose gradient is that of what is handed on."""
-        if tensor.is_inference():
-            return tensor.clone().requires_grad_()
-        if tensor.requires_grad:  # a graph before the layer, which other layers need
-            return tensor.clone() if self._copies else tensor.view_as(tensor)
-        leaf = tensor.detach()
-        return (leaf.clone() if self._copies else leaf).requires_grad_()
-
     def _recorded(
         self, points: tuple[Tensor, ...], examples: Tensor
-    ) -> tuple[_Uses, Tensor, dict[int, Tensor | None]]:
+    ) -> tuple[LayerUses, Tensor, dict[int, Tensor | None]]:
         """The layers, y and its gradient at each leaf, or None where it has none."""
-        uses, y = self._pass(points, examples, record=True)
-        if not self._copies and any(map(_is_overwritten, _all_uses(uses))):
-            self._copies = True  # by the model, behind the layer
+        uses, y = self.capture.run(points, examples, record=True)
+        if not self.mode.copy_leaves and any(map(_is_overwritten, _all_uses(uses))):
+            self.mode.copy_leaves = True  # by the model, behind the layer
             return self._recorded(points, examples)
         leaves = [leaf for use in _all_uses(uses) for leaf in use.leaves]
         if not y.requires_grad:
@@ -329,7 +215,7 @@ class LayerEvaluator:
         return uses, y, dict(zip(map(id, leaves), found, strict=True))
 
     def _missing(
-        self, uses: _Uses, gradients: dict[int, Tensor | None]
+        self, uses: LayerUses, gradients: dict[int, Tensor | None]
     ) -> list[Missing]:
         """The layers' tensors that must have a gradient, but have none."""
         missing = []
@@ -358,22 +244,22 @@ class LayerEvaluator:
             def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
                 if layer is not missing.layer:
                     return None
-                given = self.given(inputs, outputs)
-                wanted = self.tensors(given)[missing.number]
+                given = self.capture.given(inputs, outputs)
+                wanted = self.capture.tensors(given)[missing.position]
                 changed = map_tensors(lambda t: change(t) if t is wanted else t, given)
-                return self.handed(inputs, changed)
+                return self.capture.returned(inputs, changed)
 
             with (
                 generators_kept(),  # chance is the same in every pass
                 torch.set_grad_enabled(record),
-                self.hooked(hook),
+                self.capture.hooked(hook),
             ):
                 return self.output(points, examples).detach()
 
         return why_missing(missing, run, self.output.state.name)
 
     def _maps(
-        self, uses: _Uses, value: Callable[[Tensor], Tensor | None]
+        self, uses: LayerUses, value: Callable[[Tensor], Tensor | None]
     ) -> tuple[Tensor, ...]:
         """A, or what belongs to it, given a value for each leaf; None stands for 0."""
         self.sizes, self.raw_shapes, maps = [], [], []
@@ -390,7 +276,7 @@ class LayerEvaluator:
             maps += joined
         return tuple(maps)
 
-    def _in_order(self, uses: dict[torch.device, _Use]) -> list[_Use]:
+    def _in_order(self, uses: dict[torch.device, LayerUse]) -> list[LayerUse]:
         """By devices, in the order in which `DataParallel` fills them."""
         order = list(self.device_ids or [])
 
@@ -403,7 +289,7 @@ class LayerEvaluator:
         if self.reshape_transform is None:
             tensors: tuple[Tensor, ...] = given
             return tensors
-        return (check_transformed(self.reshape_transform(given), given),)
+        return (_check_transformed(self.reshape_transform(given), given),)
 
     def _check(self, activations: tuple[Tensor, ...], examples: Tensor) -> None:
         self.shapes = [tensor.shape for tensor in activations]
@@ -424,18 +310,14 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.to(first) for t in tensors]) if len(tensors) > 1 else first
 
 
-def _all_uses(uses: _Uses) -> list[_Use]:
+def _all_uses(uses: LayerUses) -> list[LayerUse]:
     return [use for of_layer in uses.values() for use in of_layer.values()]
 
 
-def _is_overwritten(use: _Use) -> bool:
+def _is_overwritten(use: LayerUse) -> bool:
     return [version_of(leaf) for leaf in use.leaves] != use.versions
 
 
-_UNREACHED = (
-    "layer must be used by forward_func, but the forward pass did not reach it; pass a "
-    "module of this very model, which must be neither traced nor exported"
-)
 _INDEPENDENT = (
     "forward_func's target output must depend on every tensor of the layer by "
     "operations that autograd records, but "
@@ -449,3 +331,56 @@ _SILENT = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"
 )
+
+
+def _check_transformed(maps: object, given: object) -> Tensor:
+    """What a transform made of what a layer gave: feature maps."""
+    if (
+        not isinstance(maps, Tensor)
+        or maps.dim() < 3
+        or not maps.is_floating_point()
+        or maps.numel() == 0
+    ):
+        raise ValueError(
+            "reshape_transform must give feature maps (N, K, *spatial) of a floating "
+            f"dtype, got {kind_of(maps)} for the layer's {describe(given)}"
+        )
+    return maps
+
+
+def _check_spatial(
+    fit: bool, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
+) -> None:
+    """Maps that can be enlarged to every input."""
+    if not fit:
+        raise ValueError(
+            "layer must give feature maps (N, K, *spatial) whose spatial axes fit the "
+            f"inputs' axes, got shape {tuple(maps)} for inputs of shape "
+            f"{', '.join(str(tuple(shape)) for shape in inputs)}; choose a "
+            f"convolutional layer, or give {remedy}"
+        )
+
+
+def check_batch(tensor: Tensor, rows: int) -> None:
+    """A row for each example, also where a layer's tensor was transformed."""
+    if tensor.shape[0] != rows:
+        raise ValueError(
+            f"layer must give one row for each of its {rows} examples, got shape "
+            f"{shape_of(tensor)}; choose another layer, or a reshape_transform that "
+            "keeps the rows"
+        )
+
+
+def _warn_of_uses(layer: Module, uses: int) -> None:
+    """A layer that a pass uses more than once."""
+    warn(
+        f"layer ({type(layer).__name__}) is used {uses} times in a pass: the map is "
+        "that of its last use; to explain another one, let it run through a "
+        "copy.deepcopy of the layer, or of the part of the model that holds it"
+    )
+
+
+def _warn_of_zeros(examples: Sequence[int], reason: str) -> None:
+    """Examples whose maps are 0 for one reason."""
+    some = ", ".join(map(str, examples[:10])) + ", ..." * (len(examples) > 10)
+    warn(f"the map is 0 for example{'s' * (len(examples) > 1)} {some}: {reason}")

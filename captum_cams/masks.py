@@ -1,5 +1,5 @@
 r"""
-Masks over pictures: grouping, de-noising, normalising, upsampling and blending.
+Masks over pictures: grouping, de-noising, normalizing, upsampling and blending.
 
 Pure tensors, no model. "Spatial" axes are all axes from 2 on, so that signals (1-D),
 pictures (2-D) and volumes (3-D) are treated alike.
@@ -17,11 +17,11 @@ def rounding(magnitudes: Tensor) -> Tensor:
     """
     By how much numbers of such magnitudes may differ through rounding alone.
 
-    What a network gives for an example depends, in its last digits, on the example's
-    place in a batch and on the batch's size. In trained and untrained networks of
-    torchvision the largest output moved by up to 70 of its dtype's smallest steps. In
-    half precision, whose sums are taken in single precision, none moved, and a single
-    step is a difference that counts.
+    The last digits of a network's output for an example depend on the example's row in
+    the batch and on the batch's size. In trained and untrained networks of torchvision
+    the largest output changed by up to 70 times its dtype's machine epsilon. In half
+    precision, whose sums are taken in single precision, no output changed, so that
+    every difference counts.
 
     Args:
         magnitudes (Tensor): Of any shape: the largest number that went into each.
@@ -34,10 +34,10 @@ def rounding(magnitudes: Tensor) -> Tensor:
 
 
 def difference(after: Tensor, before: Tensor) -> Tensor:
-    """`after` less `before`, 0 where it may be mere rounding."""
-    growth = after - before
+    """`after` less `before`, or 0 where rounding alone may explain the difference."""
+    increase = after - before
     noise = rounding(torch.maximum(after.abs(), before.abs()))
-    return torch.where(growth.abs() > noise, growth, 0)
+    return torch.where(increase.abs() > noise, increase, 0)
 
 
 def spatial_axes(tensor: Tensor) -> tuple[int, ...]:
@@ -89,7 +89,7 @@ def min_max(masks: Tensor) -> Tensor:
     r"""
     Each mask scaled to [0, 1] over its own pixels (Group-CAM, eq. 4).
 
-    A mask that is constant up to rounding becomes 0: it singles out nothing.
+    A mask that is constant up to rounding becomes 0, as it highlights nothing.
 
     Args:
         masks (Tensor): (N, G, \*spatial).
@@ -135,11 +135,11 @@ def blend(inputs: Tensor, baselines: Tensor, masks: Tensor) -> Tensor:
     return torch.lerp(baselines, inputs, masks)
 
 
-def descending_places(masks: Tensor) -> Tensor:
+def descending_ranks(masks: Tensor) -> Tensor:
     r"""
-    Place of each pixel in the descending order of its mask, from 0.
+    Rank of each pixel in the descending order of its mask, from 0.
 
-    Equal pixels follow one another as they are read: row by row.
+    Equal pixels are ranked in reading order, row by row.
 
     Args:
         masks (Tensor): (N, G, \*spatial).
@@ -149,8 +149,8 @@ def descending_places(masks: Tensor) -> Tensor:
     """
     pixels = masks.flatten(2)  # (N, G, pixels)
     order = pixels.sort(dim=2, descending=True, stable=True).indices
-    places = torch.arange(order.shape[2], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(2, order, places).view_as(masks)
+    ranks = torch.arange(order.shape[2], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(2, order, ranks).view_as(masks)
 
 
 def random_cells(
@@ -182,7 +182,7 @@ def random_cells(
 
 def shifted(cells: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
     r"""
-    Grids enlarged by one cell more than needed, and cut out at their shifts (RISE).
+    Grids upsampled to one cell more than needed, and cropped at their shifts (RISE).
 
     Args:
         cells (Tensor): (B, 1, \*grid).
@@ -196,16 +196,12 @@ def shifted(cells: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
     # Rounded up, so that a grid with one cell more always covers the size.
     cell = [-(-side // count) for side, count in zip(size, grid, strict=True)]
     large = [(count + 1) * pixels for count, pixels in zip(grid, cell, strict=True)]
-    enlarged = upsample(cells, large)  # (B, 1, *large)
-    indents = (shifts * (shifts.new_tensor(cell) + 1)).long().tolist()  # 0 .. cell
-    return torch.stack(
-        [
-            mask[
-                (
-                    slice(None),
-                    *(slice(i, i + side) for i, side in zip(indent, size, strict=True)),
-                )
-            ]
-            for mask, indent in zip(enlarged, indents, strict=True)
-        ]
-    )  # (B, 1, *size)
+    upsampled = upsample(cells, large)  # (B, 1, *large)
+    starts = (shifts * (shifts.new_tensor(cell) + 1)).long().tolist()  # 0 .. cell
+
+    def crop(mask: Tensor, start: Sequence[int]) -> Tensor:
+        windows = (slice(i, i + side) for i, side in zip(start, size, strict=True))
+        return mask[(slice(None), *windows)]  # (1, *size)
+
+    crops = [crop(*pair) for pair in zip(upsampled, starts, strict=True)]
+    return torch.stack(crops)  # (B, 1, *size)

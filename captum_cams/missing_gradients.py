@@ -1,4 +1,4 @@
-"""Why a layer has no gradient: what can be seen of it by running the model again."""
+"""Why a layer has no gradient, found out by running the model again."""
 
 import sys
 import threading
@@ -18,9 +18,9 @@ class Missing(NamedTuple):
     """A tensor of a layer that got no gradient."""
 
     layer: Module
-    words: str  # which layer, and which of its tensors
-    number: int  # of the layer's tensors
-    alone: bool  # whether the layer has no other
+    description: str  # of the layer, and which of its tensors it is
+    position: int  # among the layer's tensors
+    is_only: bool  # whether the layer has no other tensor
 
 
 def why_missing(
@@ -33,20 +33,20 @@ def why_missing(
 
     Args:
         missing (Missing): What has no gradient.
-        run (Callable): The outputs, given a function that makes of the tensor what the
-            layer gives instead, and whether the pass is recorded.
-        name (Callable): A module of the model in words.
+        run (Callable): Gives the outputs of a pass, of a function that replaces the
+            tensor by what the layer gives instead, and of whether autograd records.
+        name (Callable): Describes a module of the model.
     """
     y = run(lambda tensor: tensor, False)
     changes = (torch.zeros_like, lambda tensor: tensor + 1)
     if all(torch.equal(y, run(change, False)) for change in changes):
         remedy = "choose a layer on the way to the output"
-        if not missing.alone:
+        if not missing.is_only:
             remedy += (
                 ", select the others with a reshape_transform, or pass "
                 "grad_kwargs={'materialize_grads': True} for a map of zeros"
             )
-        return f"it is the same whatever {missing.words} gives; {remedy}"
+        return f"it is the same whatever {missing.description} gives; {remedy}"
     trace = _Trace()
     handle = register_module_forward_hook(trace.after)
     try:
@@ -55,30 +55,30 @@ def why_missing(
         handle.remove()
     if trace.inference:
         return (
-            f"at or behind {missing.words} the model runs in torch.inference_mode(), "
-            "which records nothing; explain it without that"
+            f"at or behind {missing.description} the model runs in "
+            "torch.inference_mode(), which records nothing; explain it without that"
         )
     if trace.function:
         return (
-            f"{missing.words} runs inside of {trace.function}, which records nothing "
-            "inside; for torch.utils.checkpoint pass use_reentrant=False, or switch it "
-            "off while explaining, or choose a layer outside of it"
+            f"{missing.description} runs inside of {trace.function}, which records "
+            "nothing inside; for torch.utils.checkpoint pass use_reentrant=False, or "
+            "switch it off while explaining, or choose a layer outside of it"
         )
-    last = missing.words if trace.last is None else name(trace.last)
+    last = missing.description if trace.last is None else name(trace.last)
     return (
-        f"the way from {missing.words} to the output is recorded no further than "
+        f"the way from {missing.description} to the output is recorded no further than "
         f"{last}; look behind it for torch.no_grad(), .detach(), rounding, NumPy or "
         "quantized modules, and explain the model without them"
     )
 
 
 class _Trace:
-    """Follows a tensor through the modules of a pass as far as autograd does."""
+    """Follows a tensor through the modules of a pass, as far as autograd records."""
 
     def __init__(self) -> None:
         self.inference = False
-        self.function = ""  # of autograd, which the layer runs inside of
-        self.last: Module | None = None  # whose output was connected with the tensor
+        self.function = ""  # name of the autograd.Function that runs the layer
+        self.last: Module | None = None  # last one with an output that depends on it
         self._thread = threading.get_ident()
         self._node: Any = None
 
@@ -96,9 +96,9 @@ class _Trace:
             return tensor
         torch.set_grad_enabled(True)
         leaf = tensor.detach().requires_grad_()
-        handed = leaf.clone()
-        self._node = handed.grad_fn
-        return handed
+        copy = leaf.clone()
+        self._node = copy.grad_fn
+        return copy
 
     def after(self, module: Module, _: Any, outputs: Any) -> None:
         if threading.get_ident() == self._thread and self._node is not None:

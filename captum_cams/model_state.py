@@ -1,22 +1,14 @@
 """
-What a pass must not change in a model, and what makes a model's outputs unsteady.
+What a pass must not change in a model, and why a model's outputs may vary.
 
-Knows neither layers nor targets, only that modules run while a pass is under way.
+Knows neither layers nor targets, only that modules run during a pass.
 """
 
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-    suppress,
-)
-from functools import partial
-from inspect import getattr_static
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,22 +17,20 @@ from torch.jit import ScriptModule
 from torch.nn import Module
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from captum_cams._validation import (
-    warn_of_training,
-    warn_of_unsteadiness,
-)
+from captum_cams._validation import warn
+from captum_cams.module_search import find_modules
 from captum_cams.watch import Watch, generators, generators_kept
 
-# What all threads share: the modules inside of a pass, and its lock.
+# Shared by all threads: the modules that a pass is running, and what guards them.
 _LOCK = threading.Lock()
-_UNDER_WAY: dict[Module, "_OwnState"] = {}
+_RUNNING: dict[Module, "_ModuleState"] = {}
 
-# Suspicious passes that are looked at more closely: other threads move generators, too.
-_LOOKS = 3
-# Larger buffers are not copied: one that is changed is named, but not put back.
-_LARGE = 2**24
-# Objects that are searched for the modules of a function.
-_SEARCHED = 1000
+# Passes of a model that are repeated because something looked suspicious. It may be
+# nothing: other threads move the random generators, too.
+_MAX_CHECKS = 3
+# Elements of a buffer. A larger one is not copied: if it changes, it is named in the
+# warning, but not put back.
+_MAX_COPIED = 2**24
 
 _Reasons = list[tuple[Module | None, str]]
 _Run = Callable[[slice, AbstractContextManager[Any] | None], Tensor]
@@ -48,7 +38,7 @@ _Run = Callable[[slice, AbstractContextManager[Any] | None], Tensor]
 
 class ModelState:
     """
-    A model's state as found, and what is seen of its passes.
+    A model's state as found, and what was observed in its passes.
 
     Args:
         forward_func (Callable): The model, or a function that refers to its modules.
@@ -56,28 +46,33 @@ class ModelState:
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         self._root = forward_func if isinstance(forward_func, Module) else None
-        self._modules = _find_modules(forward_func)
-        self._states: dict[Module, _OwnState] = {}
+        self._modules = find_modules(forward_func)
+        self._states: dict[Module, _ModuleState] = {}
         self._changed: dict[Module, list[str]] = {}  # buffers that passes changed
         self._drew = False  # whether the last pass moved a random generator
-        self._passes = self._looks = 0
+        self._passes = self._checks = 0
         self._watched = self._warned = False
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Around a forward pass and its backward pass: buffers stay as found."""
         first = not self._passes
-        with _LOCK:
-            held = [module for module in self._modules if _registered(module)[1]]
-            for module in held:
-                state = _UNDER_WAY.get(module) or self._as_found(module)
-                _UNDER_WAY[module] = state
-                state.users += 1
-        before = generators(first)
+        entered: list[Module] = []
         try:
+            with _LOCK:
+                for module in self._modules:
+                    if _registered(module)[1]:
+                        state = _RUNNING.get(module) or self._as_found(module)
+                        _RUNNING[module] = state
+                        state.passes += 1
+                        entered.append(module)
+            before = generators(first)
             yield
         finally:
-            self._put_back(held)
+            with _LOCK, torch.no_grad(), ExitStack() as stack:
+                for module in reversed(entered):
+                    # Callbacks run for all modules, even if one of them raises.
+                    stack.callback(self._leave, module)
         self._passes += 1
         self._drew = generators(first) != before
 
@@ -88,114 +83,113 @@ class ModelState:
         self._watched = True
         return Watch(rows)
 
-    def warn(
-        self,
-        watch: Watch | None,
-        outputs: Tensor | None,
-        run: _Run,
-    ) -> None:
+    def warn(self, watch: Watch | None, outputs: Tensor | None, run: _Run) -> None:
         """
         Warn, once, of modules that make the outputs depend on more than their example.
 
         Args:
             watch (Watch, optional): What watched the last pass.
-            outputs (Tensor, optional): Its outputs, (B,), if nothing changed them.
+            outputs (Tensor, optional): Its outputs, (B,), if no hook changed them.
             run (Callable): The outputs of some of its rows once more, in a context
                 that may watch the model; called where something is suspicious.
         """
         if self._warned:
             return
-        reasons: _Reasons = [
-            (module, f"changes its {list_of('buffer', names)} as it runs")
-            for module, names in self._changed.items()
-        ]
-        reasons += self._look(watch, outputs, run)
+        reasons: _Reasons = []
+        for module, names in self._changed.items():
+            buffers = f"buffer{'s' * (len(names) > 1)} {', '.join(names)}"
+            reasons.append((module, f"changes its {buffers} as it runs"))
+        reasons += self._check(watch, outputs, run)
         training = {m for m, _ in reasons if m is not None and m.training}
         if training:
-            warn_of_training({type(module).__name__ for module in training})
-        steady = [(m, reason) for m, reason in reasons if m not in training]
-        if steady:
-            warn_of_unsteadiness(
-                [f"{self.name(module)} {reason}" for module, reason in steady]
-            )
+            _warn_of_training({type(module).__name__ for module in training})
+        others = [
+            f"{self.name(module)} {reason}"
+            for module, reason in reasons
+            if module not in training
+        ]
+        if others:
+            _warn_of_varying_outputs(others)
         self._warned = bool(reasons)
 
     def name(self, module: Module | None) -> str:
-        """A module in words: its class, and its place in the model."""
+        """A module in words: its class, and its name in the model."""
         if module is None:
             return "forward_func"
         parts = self._root.named_modules() if self._root is not None else ()
         name = next((name for name, part in parts if part is module), "")
         return f"{type(module).__name__} '{name}'" if name else type(module).__name__
 
-    def _look(self, watch: Watch | None, outputs: Tensor | None, run: _Run) -> _Reasons:
+    def _check(
+        self, watch: Watch | None, outputs: Tensor | None, run: _Run
+    ) -> _Reasons:
         """Modules that draw random numbers or mix the rows of a batch, and how."""
-        definite, suspected = self._drew, False
+        varies, may_mix = self._drew, False
         if watch is not None:
-            definite |= bool(watch.statistics or watch.drawing)
-            suspected = bool(watch.mixing)
-        if not (definite or suspected) or self._looks == _LOOKS:
+            varies |= bool(watch.statistics or watch.drawing)
+            may_mix = bool(watch.mixing)
+        if not (varies or may_mix) or self._checks == _MAX_CHECKS:
             return []
-        self._looks += 1
+        self._checks += 1
         with generators_kept():
-            whole = self._again(run, slice(None)) if outputs is None else outputs
-            if whole is None:
+            batch = self._run(run, slice(None)) if outputs is None else outputs
+            if batch is None:
                 return []
-            # Of rows that share their largest value one is the same by itself: two are
-            # compared.
-            ends = (slice(len(whole) - 1, None), slice(1))
-            if not definite and all(
-                _is_close(self._again(run, row), whole, row) for row in ends
+            # Two rows are compared: where rows share their largest value, one of them
+            # may be unchanged by chance.
+            rows = (slice(len(batch) - 1, None), slice(1))
+            if not varies and all(
+                _is_close(self._run(run, row), batch, row) for row in rows
             ):
                 return []
-            watch = Watch(len(whole))
-            again = self._again(run, slice(None), watch.naming())
-        other = set() if _is_close(again, whole) else watch.moving
+            watch = Watch(len(batch))
+            again = self._run(run, slice(None), watch.by_module())
+        moved = set() if _is_close(again, batch) else watch.moving
         found = {
-            "draws random numbers": watch.drawing or other,
+            "draws random numbers": watch.drawing or moved,
             "takes statistics of the batch": watch.statistics,
-            "mixes the rows of a batch": set() if definite else watch.mixing,
+            "mixes the rows of a batch": set() if varies else watch.mixing,
         }
         return [
             (module, words) for words, modules in found.items() for module in modules
         ]
 
-    def _again(
+    def _run(
         self, run: _Run, rows: slice, watch: AbstractContextManager[Any] | None = None
     ) -> Tensor | None:
-        """Some rows once more; None from a model that fixes its batch."""
+        """The outputs of some rows once more; None from a model that fails on them."""
         try:
             with self.kept():
                 return run(rows, watch)
         except Exception:
             return None
 
-    def _as_found(self, module: Module) -> "_OwnState":
+    def _as_found(self, module: Module) -> "_ModuleState":
         state = self._states.get(module)
-        if state is None or not state.is_of(module):
-            self._states[module] = state = _OwnState(module)
+        if state is None or not state.is_unchanged(module):
+            self._states[module] = state = _ModuleState(module)
         state.attributes = dict(vars(module))
         return state
 
-    def _put_back(self, modules: list[Module]) -> None:
-        """Undo what a pass did, unless another thread is still inside of the module."""
-        with _LOCK, torch.no_grad():
-            for module in modules:
-                state = _UNDER_WAY[module]
-                # Batch normalization changes its statistics, but not their versions.
-                closely = not self._passes or module.training or module in self._changed
-                same = not closely and state.is_of(module)
-                changed = [] if same else state.changed(module, closely)
-                if changed:
-                    self._changed[module] = changed
-                state.users -= 1
-                if not state.users:
-                    del _UNDER_WAY[module]
-                    if not same:
-                        state.put_back(module, bool(changed))
+    def _leave(self, module: Module) -> None:
+        """Undo what a pass did, unless another pass is still inside of the module."""
+        state = _RUNNING[module]
+        state.passes -= 1
+        last = not state.passes
+        if last:
+            del _RUNNING[module]
+        # Batch normalization changes its statistics, but not their versions.
+        by_value = not self._passes or module.training or module in self._changed
+        if not by_value and state.is_unchanged(module):
+            return
+        changed = state.changed_buffers(module, by_value)
+        if changed:
+            self._changed[module] = changed
+        if last:
+            state.put_back(module, bool(changed))
 
 
-class _OwnState:
+class _ModuleState:
     """
     The buffers of a module as found, with its own parameters and attributes.
 
@@ -204,22 +198,22 @@ class _OwnState:
     """
 
     def __init__(self, module: Module) -> None:
-        self.users = 0  # passes of any thread that are inside
+        self.passes = 0  # of any thread, that are inside of the module
         self.found = {
             name: (tensor, version_of(tensor), _copy(tensor))
             for name, tensor in _own_tensors(module).items()
         }
         parameters, buffers = _registered(module)
         self.parameters = frozenset(parameters)
-        self.buffers = len(buffers)
+        self.num_buffers = len(buffers)
         # What a lazy module initializes in its first pass stays.
         self.lazy = {*parameters, *buffers} - self.found.keys()
         self.attributes: dict[str, Any] = {}
 
-    def is_of(self, module: Module) -> bool:
+    def is_unchanged(self, module: Module) -> bool:
         """Whether the module's buffers are still those that were found."""
         buffers = _registered(module)[1]
-        if len(buffers) != self.buffers:
+        if len(buffers) != self.num_buffers:
             return False
         for name, buffer in buffers.items():
             tensor, version, _ = self.found.get(name, _MISSING)
@@ -227,17 +221,17 @@ class _OwnState:
                 return False
         return True
 
-    def changed(self, module: Module, closely: bool) -> list[str]:
+    def changed_buffers(self, module: Module, by_value: bool) -> list[str]:
         """
         The names of the buffers that differ from what was found.
 
         Args:
             module (Module): The module.
-            closely (bool): Whether values are compared where versions are the same.
+            by_value (bool): Whether values are compared where versions are the same.
         """
         now = _own_tensors(module)
         names = (now.keys() | self.found.keys()) - self.lazy - self.parameters
-        return sorted(name for name in names if self._differs(name, now, closely))
+        return sorted(name for name in names if self._differs(name, now, by_value))
 
     def put_back(self, module: Module, changed: bool) -> None:
         """
@@ -254,29 +248,39 @@ class _OwnState:
             plain = (bool, int, float, str, Tensor, type(None))
             found = self.attributes.items()
             vars(module).update({k: v for k, v in found if isinstance(v, plain)})
-        for name, (tensor, _, copy) in self.found.items():
-            if now.get(name) is not tensor:
-                setattr(module, name, tensor)
-            if changed and tensor is not None and copy is not None:
-                if tensor.shape != copy.shape:
-                    tensor.resize_(copy.shape)
-                if not _is_equal(tensor, copy):
-                    tensor.copy_(copy)
-            self.found[name] = (tensor, version_of(tensor), copy)
+        with ExitStack() as stack:
+            for name in reversed(self.found):
+                # Callbacks run for all tensors, even if one of them raises.
+                stack.callback(self._put_back, module, name, now.get(name), changed)
 
-    def _differs(self, name: str, now: dict[str, Tensor | None], closely: bool) -> bool:
+    def _put_back(
+        self, module: Module, name: str, current: Tensor | None, changed: bool
+    ) -> None:
+        tensor, _, copy = self.found[name]
+        if current is not tensor:
+            setattr(module, name, tensor)
+        if changed and tensor is not None and copy is not None:
+            if tensor.shape != copy.shape:
+                tensor.resize_(copy.shape)
+            if not _is_equal(tensor, copy):
+                tensor.copy_(copy)
+        self.found[name] = (tensor, version_of(tensor), copy)
+
+    def _differs(
+        self, name: str, now: dict[str, Tensor | None], by_value: bool
+    ) -> bool:
         if name not in now or name not in self.found:
             return True
         tensor, version, copy = self.found[name]
         same = now[name] is tensor and version_of(tensor) == version
-        if same and (not closely or copy is None):
+        if same and (not by_value or copy is None):
             return False
         equal = _is_equal(now[name], copy)
         return not same if equal is None else not equal
 
 
 def _own_tensors(module: Module) -> dict[str, Tensor | None]:
-    """A module's own parameters and buffers, which are not still to be initialized."""
+    """A module's own parameters and buffers, without those still to be initialized."""
     parameters, buffers = _registered(module)
     tensors = {**parameters, **buffers}
     # `is_lazy` takes ten times as long.
@@ -306,13 +310,13 @@ def version_of(tensor: Tensor | None) -> int:
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None or tensor.numel() > _LARGE:
+    if tensor is None or tensor.numel() > _MAX_COPIED:
         return None
     return tensor.detach().clone()
 
 
 def _is_equal(one: Tensor | None, other: Tensor | None) -> bool | None:
-    """Whether two tensors are equal, NaN to NaN; None for those that do not tell."""
+    """Whether two tensors are equal, NaN to NaN; None where they cannot be compared."""
     if one is None or other is None:
         return one is other
     try:
@@ -334,74 +338,28 @@ def _is_close(again: Tensor | None, outputs: Tensor, rows: slice = slice(None)) 
     return not bool(((again - outputs[rows]).abs() > tolerance).any())
 
 
-def _find_modules(forward_func: Any) -> list[Module]:
-    """
-    The modules that a model consists of, or that a function refers to.
-
-    A function is searched for what it is bound to, closes over and has as defaults,
-    and for the globals that it names; objects for their attributes.
-    """
-    found: dict[Module, None] = {}
-    seen: set[int] = set()
-    waiting = [forward_func]
-    while waiting and len(seen) < _SEARCHED:
-        value = waiting.pop(0)
-        if id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, Module):
-                parts = list(value.modules())
-                found.update(dict.fromkeys(parts))
-                # Lists of modules that no ModuleList holds.
-                own = [p for p in parts if not type(p).__module__.startswith("torch.")]
-                held = (item for part in own for item in vars(part).values())
-                waiting += [item for item in held if isinstance(item, (list, tuple))]
-            else:
-                waiting += _parts_of(value)
-    return list(found)
+def _warn_of_training(modules: Collection[str]) -> None:
+    """Modules that compute something else while a model is trained."""
+    warn(
+        "the model is in training mode, and in it "
+        f"{', '.join(sorted(modules))}: its outputs depend on the batch or on chance, "
+        "and so do the attributions; call model.eval() first"
+    )
 
 
-def _parts_of(value: Any) -> list[Any]:
-    """What a function, a collection or an object refers to."""
-    if isinstance(
-        value, (str, bytes, int, float, Tensor, type, ModuleType, type(None))
-    ):
-        return []
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)
-    if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, MethodType):
-        return [value.__self__, value.__func__]
-    parts = list(getattr(value, "__dict__", {}).values())
-    if isinstance(value, FunctionType):
-        for cell in value.__closure__ or ():
-            with suppress(ValueError):  # an empty one
-                parts.append(cell.cell_contents)
-        parts += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return parts + _named_globals(value.__code__, value.__globals__)
-    call = getattr_static(type(value), "__call__", None)
-    return [*parts, call] if isinstance(call, FunctionType) else parts
-
-
-def _named_globals(code: CodeType, known: dict[str, Any]) -> list[Any]:
-    """The globals that a function names, and the models in modules among them."""
-    named = [known[name] for name in code.co_names if name in known]
-    for value in list(named):
-        if isinstance(value, ModuleType):
-            inside = (vars(value).get(name) for name in code.co_names)
-            named += [item for item in inside if isinstance(item, Module)]
-    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    return named + [item for part in inner for item in _named_globals(part, known)]
-
-
-def list_of(noun: str, names: list[str]) -> str:
-    return f"{noun}{'s' * (len(names) > 1)} {', '.join(names)}"
+def _warn_of_varying_outputs(reasons: Sequence[str]) -> None:
+    """Modules in evaluation mode whose outputs depend on more than their example."""
+    warn(
+        "the outputs may depend on the batch, on chance or on what ran before, and so "
+        f"may the attributions, though in evaluation mode: {'; '.join(reasons)} "
+        "(buffers are put back); switch that off first, as with "
+        "torch.ao.quantization.disable_observer, track_running_stats=True or "
+        "dropout(x, p, self.training)"
+    )
 
 
 class _Eager:
-    """How many passes need compiled models to run in Python, and what undoes it."""
+    """How many passes run compiled models in Python, and what undoes that."""
 
     passes = 0
     undo = ExitStack()

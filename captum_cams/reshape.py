@@ -11,22 +11,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-from captum_cams._validation import (
-    check_axes,
-    check_feature_maps,
-    check_one_tensor,
-    check_tokens,
-    raise_grid,
-)
+from captum_cams._nested import describe, find_tensors
+from captum_cams._validation import warn
 
 Transform = Callable[[Tensor], Tensor]
 
-# Most tokens that are looked for before those of the patches: a class token, one of
-# distillation, registers.
+# The tokens of the patches follow at most so many others: a class token, a distillation
+# token, registers.
 _MOST_PREFIX_TOKENS = 16
 
 
@@ -77,19 +72,19 @@ def vit_tokens(
         >>> wide(torch.zeros(2, 103, 384)).shape
         torch.Size([2, 384, 7, 14])
     """
-    tokens = _the_tensor(tokens)
-    check_axes("vit_tokens", tokens, "(N, tokens, K)", 3)
+    tokens = _single_tensor(tokens)
+    _check_axes("vit_tokens", tokens, "(N, tokens, K)", 3)
     patches = tokens.shape[1] - prefix_tokens
     if grid is None:
         grids = _grids(patches, input_size)
         if len(grids) != 1:
             other = _prefix_tokens(tokens.shape[1], input_size)
-            raise_grid(tokens, prefix_tokens, grids, input_size, other)
+            _raise_no_single_grid(tokens, prefix_tokens, grids, input_size, other)
         (grid,) = grids
-    check_tokens(tokens, prefix_tokens, grid)
+    _check_tokens(tokens, prefix_tokens, grid)
     shape = (len(tokens), tokens.shape[2], *grid)
-    places = tokens[:, prefix_tokens:].transpose(1, 2)  # (N, K, patches)
-    return places.reshape(shape)  # (N, K, *grid)
+    maps = tokens[:, prefix_tokens:].transpose(1, 2)  # (N, K, patches)
+    return maps.reshape(shape)  # (N, K, *grid)
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -108,13 +103,13 @@ def channels_last(maps: Tensor) -> Tensor:
         >>> channels_last(torch.zeros(2, 7, 7, 768)).shape
         torch.Size([2, 768, 7, 7])
     """
-    maps = _the_tensor(maps)
-    check_axes("channels_last", maps, r"(N, *spatial, K)")
+    maps = _single_tensor(maps)
+    _check_axes("channels_last", maps, r"(N, *spatial, K)")
     return maps.movedim(-1, 1)  # (N, K, *spatial)
 
 
-def _the_tensor(given: Any) -> Tensor:
-    """What a layer gave: a tensor, or what holds one that can be feature maps."""
+def _single_tensor(given: Any) -> Tensor:
+    """The one tensor of feature maps in what a layer gave."""
     if isinstance(given, Tensor):
         return given
     tensors = check_feature_maps(given)
@@ -122,15 +117,68 @@ def _the_tensor(given: Any) -> Tensor:
     return tensors[0]
 
 
+def check_feature_maps(given: object) -> list[Tensor]:
+    """The feature maps in what a layer gave: all of a tuple, or the only ones."""
+    if isinstance(given, Tensor):
+        return [_check_feature_map(given)]
+    found = find_tensors(given, "given")
+    maps = [
+        (path, tensor)
+        for path, tensor in found
+        if tensor.is_floating_point() and tensor.dim() > 1
+    ]
+    tensors = [tensor for _, tensor in maps]
+    plain = isinstance(given, (tuple, list)) and len(given) == len(maps) == len(found)
+    if plain and maps:
+        return tensors
+    if len({id(tensor) for tensor in tensors}) == 1:
+        return tensors[:1]
+    if len(found) == 1:
+        _check_feature_map(found[0][1])
+    remedy = (
+        "select its feature maps with a reshape_transform, such as lambda given: "
+        f"{maps[0][0]}, rearranged to (N, K, *spatial)"
+        if maps
+        else "choose a module inside it"
+    )
+    raise TypeError(
+        f"layer must give tensors or a tuple of tensors, got {describe(given)}; "
+        f"{remedy}"
+    )
+
+
+def _check_feature_map(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"layer must give tensors of a floating dtype, got {tensor.dtype}; "
+            "choose a layer behind it"
+        )
+    if tensor.dim() < 2:
+        raise ValueError(
+            "layer must give channels for each example, (N, K, *spatial), got "
+            f"shape {tuple(tensor.shape)}; choose another layer"
+        )
+    return tensor
+
+
+def check_one_tensor(tensors: Sequence[Tensor]) -> None:
+    """A layer that gives a single tensor."""
+    if len(tensors) > 1:
+        raise ValueError(
+            f"layer must give one tensor here, got {len(tensors)}; choose a module "
+            "that gives one of them"
+        )
+
+
 def fits(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
     r"""
     Whether a tensor can be feature maps of an input, judged by the two shapes.
 
     It has the input's spatial axes, no side is longer than the input's (but for one
-    place of padding), and one stride, which must be a whole number, leads from the
-    input to all of them. What strides, paddings and convolutions without padding round
-    away is allowed for, and of three axes one, such as time, may have another stride;
-    but not where channels in the tensor's last axis explain it better.
+    pixel of padding), and one stride, a whole number, leads from the input's sides to
+    all of the tensor's. Pixels that strides, padding and convolutions without padding
+    add or lose are allowed for. Of three axes one, such as time, may have another
+    stride. A tensor that fits better with its last axis as channels does not fit.
 
     Args:
         shape (sequence of int): The tensor's, (N, K, \*spatial).
@@ -172,7 +220,7 @@ def _fits(shape: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def _is_covered(axes: Sequence[tuple[int, int]]) -> bool:
-    """Whether strides as long as a square patch lead over the whole input."""
+    """Whether square patches of one size cover the whole input."""
     return _share_stride(axes, rounding=0.5, most_lost=1)
 
 
@@ -186,9 +234,9 @@ def _share_stride(
     """
     Whether one whole stride leads to the sides s of all axes from the input's sides h.
 
-    That is s = (h - p) / stride up to `rounding`, with the same p for all axes: pixels
-    that convolutions without padding lose at the border, `most_lost` strides of them
-    at most, or that padding adds, one stride's worth at most.
+    That is s = (h - p) / stride up to `rounding`, with the same p for all axes: the
+    pixels that convolutions without padding lose at the border, at most `most_lost`
+    strides of them, or (p < 0) that padding adds, at most one stride of them.
     """
     for stride in range(1, max(h for _, h in axes) + 1):
         low = max(h - stride * (s + rounding) for s, h in axes)
@@ -200,7 +248,7 @@ def _share_stride(
 
 def fitting(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> Transform | None:
     r"""
-    The transform of this module that makes fitting feature maps of a tensor.
+    The transform of this module that turns a tensor into feature maps that fit.
 
     Args:
         shape (sequence of int): The tensor's.
@@ -225,7 +273,7 @@ def fitting(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> Transform 
 
 
 def remedy(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> str:
-    """What to pass to a method for what a layer gives, in words."""
+    """What to pass to a method so that what its layer gives fits, in words."""
     if len(shape) > 2 and fits(shape, inputs):
         return "no reshape_transform, as what the layer gives fits"
     transform = fitting(shape, inputs)
@@ -241,14 +289,14 @@ def remedy(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> str:
     return f"a reshape_transform, such as {name}"
 
 
-def can_be_enlarged(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+def can_be_upsampled(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
     r"""
-    Whether a tensor can be made masks of all inputs by enlarging it.
+    Whether upsampling can make masks of all inputs from a tensor.
 
-    More lenient than :func:`fits`: a network may treat its axes differently, or enlarge
-    its input. Refused is what is no mask for certain: other axes, a tensor that one of
-    this module's transforms explains better, one longer along one axis and shorter
-    along another.
+    More lenient than :func:`fits`: a network may treat its axes differently, or resize
+    its input. Only what certainly is no mask is refused: a tensor with other axes, one
+    that fits after one of this module's transforms, and one that is longer than the
+    input along one axis and shorter along another.
     """
     if len(shape) < 3 or any(len(size) != len(shape) for size in inputs):
         return False
@@ -262,10 +310,10 @@ def sized(
     transform: Transform | None, inputs: Sequence[Sequence[int]]
 ) -> Transform | None:
     """
-    A transform that knows the input's size, where it asks for it.
+    The transform, with the input's size bound to its parameter `input_size`, if any.
 
-    One with a parameter `input_size` is given the spatial sides of the first of the
-    inputs' shapes that has any, unless the caller has bound others.
+    The size is the spatial sides of the first of the inputs' shapes that has any. One
+    that the caller has bound stays.
     """
     size = next((tuple(size[2:]) for size in inputs if len(size) > 2), None)
     if transform is None or size is None:
@@ -278,16 +326,17 @@ def sized(
         return transform
     if "input_size" not in parameters:
         return transform
-    asking: Callable[..., Tensor] = transform
-    return partial(asking, input_size=size)
+    function: Callable[..., Tensor] = transform
+    return partial(function, input_size=size)
 
 
 def _prefix_tokens(tokens: int, input_size: Sequence[int] | None) -> int | None:
     """
-    The number of tokens before those of the patches, if a grid is left for these.
+    The number of tokens before those of the patches, if it leaves one grid for these.
 
-    A class token or none is likely. More must leave patches that fill the input
-    without a remainder, as some square number is near any number.
+    One class token or none is likely. More tokens must leave patches that divide the
+    input without a remainder: otherwise some number of them would leave a square grid
+    of almost any sequence.
     """
     likely: list[int] = [1, 0, *range(2, _MOST_PREFIX_TOKENS + 1)]
     for prefix in likely:
@@ -302,7 +351,7 @@ def _prefix_tokens(tokens: int, input_size: Sequence[int] | None) -> int | None:
 
 
 def _grids(patches: int, input_size: Sequence[int] | None) -> list[tuple[int, ...]]:
-    """The grids of so many patches that fit an input, or the square without one."""
+    """The grids of so many patches that fit an input; without one, the square grid."""
     if patches < 1:
         return []
     if input_size is None:
@@ -316,8 +365,8 @@ def _grids_of(patches: int, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     """
     The grids of so many patches in an input of this size.
 
-    Axes of equal length get equally many patches, and a picture gets patches of equal
-    sides. Of three axes only two need to: those of equal length, else the last two.
+    Axes of equal length have equally many patches, and patches of a picture are square.
+    Of three axes this holds for two: those of equal length, else the last two.
     """
 
     def fit(grid: tuple[int, ...]) -> bool:
@@ -325,7 +374,7 @@ def _grids_of(patches: int, size: tuple[int, ...]) -> list[tuple[int, ...]]:
         alike = [(a, b) for a, b in combinations(axes, 2) if a[1] == b[1]]
         if any(a != b for a, b in alike):
             return False
-        # Axes of other lengths than all others are compared by the patches' sides.
+        # Where no two axes are equally long, the sides of the patches are compared.
         return bool(alike) or _is_covered(axes[-2:])
 
     return list(filter(fit, _factors(patches, size)))
@@ -341,3 +390,66 @@ def _factors(number: int, size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if number % side == 0:
             for others in _factors(number // side, size[1:]):
                 yield side, *others
+
+
+def _check_axes(
+    name: str, tensor: Tensor, wanted: str, dims: int | None = None
+) -> None:
+    """A tensor of so many axes, or of three at least."""
+    if tensor.dim() != dims if dims else tensor.dim() < 3:
+        raise ValueError(
+            f"{name} takes a layer's tensor {wanted}, got shape {tuple(tensor.shape)}; "
+            "choose another layer or reshape_transform"
+        )
+
+
+def _check_tokens(tokens: Tensor, prefix_tokens: int, grid: Sequence[int]) -> None:
+    """Tokens that fill a grid behind the first few."""
+    patches = tokens.shape[1] - prefix_tokens
+    if prefix_tokens < 0 or math.prod(grid) != patches or patches == 0:
+        raise ValueError(
+            "vit_tokens needs as many tokens as the grid has places, behind the "
+            f"prefix_tokens, got {tokens.shape[1]} tokens with prefix_tokens = "
+            f"{prefix_tokens} for the grid {tuple(grid)}; give it both with "
+            "functools.partial"
+        )
+
+
+def _raise_no_single_grid(
+    tokens: Tensor,
+    prefix_tokens: int,
+    grids: Sequence[tuple[int, ...]],
+    input_size: Sequence[int] | None,
+    other: int | None,
+) -> NoReturn:
+    """Patches without a grid, or with several; `other` prefix tokens leave one grid."""
+    patches = tokens.shape[1] - prefix_tokens
+    if input_size is None:
+        found = f"which leaves {patches} patches, no square"
+    elif grids:
+        several = " or ".join(map(str, grids[:4])) + ", ..." * (len(grids) > 4)
+        found = f"whose {patches} patches may be a grid of {several}"
+    else:
+        found = f"whose {patches} patches make no grid of patches with equal sides"
+    size = "" if input_size is None else f" for an input of size {tuple(input_size)}"
+    hint = "" if other is None else f"; prefix_tokens = {other} leaves a grid"
+    raise ValueError(
+        f"vit_tokens got {tokens.shape[1]} tokens with prefix_tokens = {prefix_tokens}"
+        f"{size}, {found}; give it grid=, the patches along each axis, and "
+        f"prefix_tokens= with functools.partial{hint}"
+    )
+
+
+def warn_of_axes(
+    name: str, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
+) -> None:
+    """A tensor that may hold no maps: its spatial axes do not fit the inputs."""
+    given, *shapes = (
+        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (maps, *inputs)
+    )
+    warn(
+        f"{name} gives shape {given} for inputs of shape {', '.join(shapes)}: its "
+        "second axis is taken for channels, the others for places, which do not fit "
+        "those of the inputs; if they are none, as with a transformer's tokens or "
+        f"channels last, the map is wrong: pass {remedy}"
+    )

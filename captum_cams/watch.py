@@ -1,4 +1,4 @@
-"""What can be seen of a pass: random numbers, and rows of a batch that are joined."""
+"""What can be observed of a pass: random numbers, and rows of a batch that mix."""
 
 import random
 import threading
@@ -18,7 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def generators(every: bool = True) -> list[Any]:
-    """The states of PyTorch's random generators, and of all that models draw from."""
+    """
+    The states of random generators, which can be compared.
+
+    Args:
+        every (bool): Whether Python's and NumPy's count, too, beside PyTorch's.
+            Default: True
+    """
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states += torch.cuda.get_rng_state_all()
@@ -31,7 +37,7 @@ def generators(every: bool = True) -> list[Any]:
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Leaves the generators that models draw from as they are."""
+    """Restores the random generators of PyTorch, Python and NumPy afterwards."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
@@ -61,7 +67,10 @@ _OPERATIONS: dict[Any, _Operation] = {}
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
-    Sees operations that make one value of several rows, or draw random numbers.
+    Notes the modules that combine rows of a batch or draw random numbers.
+
+    Which module runs is known inside of :meth:`by_module` alone; elsewhere None stands
+    for all of them.
 
     Args:
         rows (int): The length of the batch.
@@ -75,11 +84,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.statistics: set[Module | None] = set()
         """Modules that normalize by statistics of the batch."""
         self.mixing: set[Module | None] = set()
-        """Modules that join or move rows, which may be right and may mix them up."""
+        """Modules that combine or move rows, which is no fault by itself."""
         self.drawing: set[Module | None] = set()
         """Modules that draw from PyTorch's generators."""
         self.moving: set[Module | None] = set()
-        """Modules while which some generator moved, perhaps for another thread."""
+        """Modules during which a generator moved, perhaps because of another thread."""
         self._running: list[Module | None] = [None]
 
     def __torch_dispatch__(
@@ -91,7 +100,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = _OPERATIONS[func] = _Operation.of(func)
         before = torch.get_rng_state() if known.seeded else None
         result = func(*args, **kwargs)
-        # Some operations can draw, but do so on request alone.
+        # Some operations, such as dropout, draw only if their arguments say so.
         drew = before is not None and not torch.equal(before, torch.get_rng_state())
         if drew or isinstance(kwargs.get("generator"), torch.Generator):
             self.drawing.add(self._running[-1])
@@ -99,18 +108,19 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.rows > 1 and type(x) is Tensor and x.is_floating_point():
             batch = x.shape[:1] == (self.rows,)
             if known.is_batch_norm:
-                # An instance normalization has all rows in the second axis.
-                rows = x.shape[0] % self.rows == 0
-                if rows and any(argument is True for argument in args):
+                # Instance normalization moves the rows into the second axis, and asks
+                # for statistics as well.
+                by_rows = x.shape[0] % self.rows == 0
+                if by_rows and any(argument is True for argument in args):
                     self.statistics.add(self._running[-1])
-            elif self._joins(x, batch, result) or (
+            elif self._combines_rows(x, batch, result) or (
                 batch and _moves_rows(known.name, x.dim(), args[1:])
             ):
                 self.mixing.add(self._running[-1])
         return result
 
-    def _joins(self, x: Tensor, batch: bool, result: Any) -> bool:
-        """Whether what came of x is smaller and no batch any more."""
+    def _combines_rows(self, x: Tensor, batch: bool, result: Any) -> bool:
+        """Whether the result of x is smaller, and no longer a batch of rows."""
         if isinstance(result, Tensor) and result.shape == x.shape:
             return False
         results = result if isinstance(result, (tuple, list)) else [result]
@@ -126,11 +136,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     @contextmanager
-    def naming(self) -> Iterator[None]:
-        """With the modules that do so, which slows each of them down."""
-        here, states = threading.get_ident(), generators()
+    def by_module(self) -> Iterator[None]:
+        """Watches with hooks at all modules, to tell which one does what; slower."""
+        thread, states = threading.get_ident(), generators()
 
-        def compare() -> None:
+        def note_moved_generators() -> None:
             nonlocal states
             now = generators()
             if now != states:
@@ -138,13 +148,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             states = now
 
         def enter(module: Module, _: Any) -> None:
-            if threading.get_ident() == here:
-                compare()
+            if threading.get_ident() == thread:
+                note_moved_generators()
                 self._running.append(module)
 
         def leave(module: Module, *_: Any) -> None:
-            if threading.get_ident() == here:
-                compare()
+            if threading.get_ident() == thread:
+                note_moved_generators()
                 while self._running.pop() is not module:
                     pass
 
@@ -155,13 +165,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             with self:
                 yield
-            compare()
+            note_moved_generators()
         finally:
             for handle in handles:
                 handle.remove()
 
 
-# Operations that may move rows, or go along the axis that they are given.
+# Operations that may move rows, or combine them along an axis that is an argument.
 _MOVING = frozenset(
     [
         "permute",
@@ -181,7 +191,7 @@ _MOVING = frozenset(
 
 
 def _moves_rows(name: str, dim: int, args: tuple[Any, ...]) -> bool:
-    """Whether an operation moves the first axis, goes along it, or picks from it."""
+    """Whether an operation moves the first axis, works along it, or indexes it."""
     if name not in _MOVING:
         return False
     if name == "permute":

@@ -9,7 +9,7 @@ ROOT = Path(captum_cams.__file__).parent
 
 FLOORS = [
     ["_captum", "_nested"],
-    ["_validation", "attr.registry", "watch"],
+    ["_validation", "attr.registry", "module_search", "watch"],
     ["blur", "quadrature"],
     [
         "path",
@@ -21,9 +21,10 @@ FLOORS = [
         "examples",
     ],
     ["target_output"],
+    ["layer_capture"],
     ["layer_eval", "baselines"],
     ["path_eval", "layer_ablation", "metrics._metric"],
-    ["attr._pooling", "attr._cam", "attr._mask_scores"],
+    ["attr._pooling", "attr._cam", "attr._mask_scores", "metrics._faithfulness"],
     ["attr._path_cam"],
     ["attr", "metrics", "visualization"],
     ["augmentation"],
@@ -33,8 +34,8 @@ FLOORS = [
     ["__main__"],
 ]
 DOORS = {
-    "attr.__init__": 10,
-    "metrics.__init__": 10,
+    "attr.__init__": 11,
+    "metrics.__init__": 11,
     "examples.__init__": 3,
 }
 

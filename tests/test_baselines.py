@@ -1,4 +1,4 @@
-"""Baselines: colours, noise, and the input that a model has no opinion on."""
+"""Baselines: colors, noise, and the input that a model has no opinion on."""
 
 import copy
 import re
@@ -19,11 +19,11 @@ def uneven(p):
     return (p.detach() - 1 / p.shape[1]).abs().amax(1)
 
 
-def test_constants_are_one_colour():
-    colour = constant(X, [0.5, -1])
-    assert colour.shape == X.shape
-    assert (colour[:, 0] == 0.5).all()
-    assert (colour[:, 1] == -1).all()
+def test_constants_are_one_color():
+    color = constant(X, [0.5, -1])
+    assert color.shape == X.shape
+    assert (color[:, 0] == 0.5).all()
+    assert (color[:, 1] == -1).all()
     assert (constant(X, 2, mean=1, std=[0.5, 0.25])[:, 1] == 4).all()
     assert torch.equal(constant(X, 0, [0.4, 0.5], 0.2), black(X, [0.4, 0.5], 0.2))
     assert constant(X.half(), 1).dtype == torch.float16

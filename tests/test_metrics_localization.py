@@ -85,10 +85,10 @@ def test_maps_are_upsampled_to_the_regions(shape):
         close(metric(maps, regions), metric(full, regions))
 
 
-def test_boxes_are_pixels_whose_centres_they_hold():
+def test_boxes_are_pixels_whose_centers_they_hold():
     boxes = [
         [(1.0, 2.0, 4.0, 5.0)],
-        [(0.4, 0.0, 1.6, 9.0), (3.5, 1.5, 5.0, 2.6)],  # reaches out; starts at centres
+        [(0.4, 0.0, 1.6, 9.0), (3.5, 1.5, 5.0, 2.6)],  # reaches out; starts at centers
         [(1.0, 1.0, 4.0, 4.0), (2.0, 2.0, 6.0, 5.0), (0.0, 0.0, 0.3, 0.3)],
         [],
         [(2.0, 2.0, 2.0, 5.0)],

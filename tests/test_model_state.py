@@ -150,6 +150,53 @@ def test_a_failing_pass_puts_buffers_back(name, fails):
     assert model.layer[2].high == 0.1
 
 
+class Refusing(Observer):
+    """Exchanges its buffers and does not take the first of them back."""
+
+    def observe(self, largest):
+        self._buffers["high"] = torch.maximum(self.high, largest)
+        self.name = torch.tensor(1.0)
+
+    def __setattr__(self, name, value):
+        if name == "high":
+            raise RuntimeError("high is fixed")
+        super().__setattr__(name, value)
+
+
+class Opaque(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.clone:
+            raise RuntimeError("no copy of an opaque tensor")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Uncopied(Observer):
+    """Holds a buffer of which no copy can be had."""
+
+    def __init__(self):
+        super().__init__()
+        self.high = torch.tensor(0.1, dtype=torch.float64).as_subclass(Opaque)
+
+
+@pytest.mark.parametrize("where", [2, 3])
+@pytest.mark.parametrize("observer", [Refusing, Uncopied])
+def test_one_module_that_fails_does_not_keep_others_from_being_put_back(
+    observer, where
+):
+    model, steady = observed(Observer), network().layer[1]
+    watched = model.layer[2]
+    model.layer.insert(where, observer())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"high is fixed|no copy of an opaque"):
+            recorded(explain, "rsi-grad-cam", model, model.layer, X, target=0)
+        assert watched.high == 0.1
+        assert model.layer[where].name.isnan()
+    model.layer[where] = steady
+    recorded(explain, "rsi-grad-cam", model, model.layer, X, target=0)
+    assert watched.high == 0.1
+
+
 @pytest.mark.filterwarnings("ignore:.*(quantiz|torch.ao)")
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", OURS)

@@ -73,7 +73,7 @@ def test_min_max_of_a_constant_mask_is_zero():
     assert scaled[0, 1].tolist() == [[0, 0.25], [0.5, 1]]
 
 
-def test_upsampling_repeats_edges_and_keeps_centres():
+def test_upsampling_repeats_edges_and_keeps_centers():
     small = random(1, 1, 3, 4)
     full = masks.upsample(small, (7, 9))
     torch.testing.assert_close(full[0, 0], reference.upsample(small[0, 0], (7, 9)))

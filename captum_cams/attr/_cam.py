@@ -14,11 +14,10 @@ from captum_cams._validation import (
     check_callable,
     check_finite,
     check_flags,
-    check_one_tensor,
     kind_of,
 )
 from captum_cams.layer_eval import LayerEvaluator
-from captum_cams.reshape import Transform
+from captum_cams.reshape import Transform, check_one_tensor
 from captum_cams.target_output import TargetOutput
 
 T = TypeVar("T")

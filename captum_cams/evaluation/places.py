@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
-from captum_cams._validation import (
-    UserError,
-    warn_of_axes,
-)
+from captum_cams._validation import UserError
 from captum_cams.evaluation.networks import (
     Network,
     Place,
@@ -22,7 +19,7 @@ from captum_cams.evaluation.networks import (
     described,
     spelled,
 )
-from captum_cams.reshape import Transform, fits, fitting, sized
+from captum_cams.reshape import Transform, fits, fitting, sized, warn_of_axes
 
 _STEM = 1 / 4  # of the uses of layers that have parameters and give several places
 _RESHAPE = "a --reshape that makes feature maps (N, K, h, w) of its output"

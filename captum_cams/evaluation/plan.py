@@ -13,11 +13,7 @@ import torch
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._validation import (
-    UserError,
-    is_resettable,
-    warn,
-)
+from captum_cams._validation import UserError, warn
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
@@ -30,7 +26,7 @@ from captum_cams.evaluation.protocols import (
     parse_method,
 )
 from captum_cams.evaluation.records import Run
-from captum_cams.metrics.sanity import has_own_parameters
+from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
 
 _SANITY = dict.fromkeys(("scipy", "skimage"), "captum-cams[sanity]")

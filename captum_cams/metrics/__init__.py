@@ -5,11 +5,10 @@ Each says in its first line, and in its attribute ``higher_is_better``, which di
 is better.
 """
 
-from captum_cams.metrics.faithfulness import (
-    average_drop,
+from captum_cams.metrics.confidence import average_drop, increase_in_confidence
+from captum_cams.metrics.deletion_insertion import (
     deletion_auc,
     deletion_curve,
-    increase_in_confidence,
     insertion_auc,
     insertion_curve,
     overall,

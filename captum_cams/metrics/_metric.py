@@ -1,4 +1,4 @@
-"""What all metrics share: usage log and direction; size of maps and broken maps."""
+"""What the metrics share: a declared direction, checked maps, resizing, broken maps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -14,7 +14,7 @@ _R_co = TypeVar("_R_co", covariant=True)
 
 
 class Metric(Protocol[_P, _R_co]):
-    """A function that knows which direction is better."""
+    """A function that declares which direction is better."""
 
     __name__: str
     higher_is_better: bool
@@ -38,16 +38,52 @@ def metric(
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps upsampled to `size`, (N, 1, *size), constant ones to the bit."""
+    """Maps upsampled to `size`, (N, 1, *size); constant maps stay exactly constant."""
     axes = spatial_axes(maps)
     low, high = maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
-    # Rounding errors of the interpolation are not to be ranked or normalised.
+    # Otherwise rounding errors of the interpolation would be ranked or normalized.
     varied = difference(high, low) > 0  # (N, 1, 1, ...)
     return torch.where(varied, upsample(maps, size), low)  # (N, 1, *size)
 
 
-def only_finite(values: Tensor, maps: Tensor) -> Tensor:
+def nan_where_broken(values: Tensor, maps: Tensor) -> Tensor:
     """`values`, (N, ...), with NaN for an example whose map holds NaN or infinity."""
     finite = maps.flatten(1).isfinite().all(1)  # (N,)
     finite = finite.view(-1, *[1] * (values.dim() - 1))  # (N, 1, ...)
     return torch.where(finite, values, torch.nan)
+
+
+def check_any_maps(attributions: object) -> Tensor:
+    """Maps of any size: (N, pixels), detached, in single precision at least."""
+    if not isinstance(attributions, Tensor):
+        raise TypeError(
+            f"attributions must be a tensor of maps, got {type(attributions).__name__}"
+        )
+    if not attributions.is_floating_point():
+        raise TypeError(
+            f"attributions must be of a floating dtype, got {attributions.dtype}; "
+            "convert them with .float()"
+        )
+    if attributions.dim() < 2 or attributions.numel() == 0:
+        raise ValueError(
+            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of at least "
+            f"one example and one pixel, got shape {tuple(attributions.shape)}"
+        )
+    maps = attributions.detach().flatten(1)  # (N, pixels)
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:
+    """A map an example: (N, 1, *spatial), detached, in single precision at least."""
+    maps = check_any_maps(attributions)
+    shape = attributions.shape
+    fits = shape[0] == num_examples and (
+        len(shape) == spatial + 1 or (len(shape) == spatial + 2 and shape[1] == 1)
+    )
+    if not fits or not 1 <= spatial <= 3:
+        raise ValueError(
+            "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
+            f"{num_examples} examples with {spatial} spatial axes, 3 at most, got "
+            f"shape {tuple(shape)}; sum over channels where there are several"
+        )
+    return maps.view(num_examples, 1, *shape[-spatial:])  # (N, 1, *spatial)

@@ -1,7 +1,7 @@
 """
-Localisation: how a map agrees with the region of the object it explains.
+Localization: how a map agrees with the region of the object it explains.
 
-Maps are upsampled to the regions. A pixel belongs to a box where its centre lies in
+Maps are upsampled to the regions. A pixel belongs to a box where its center lies in
 it: x0 <= column + 0.5 < x1 and y0 <= row + 0.5 < y1.
 """
 
@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from captum_cams._validation import (
-    check_boxes,
-    check_hits,
-    check_map,
+    check_count,
     check_number,
     check_numbers,
-    check_region_masks,
-    check_thresholds,
+    kind_of,
+    list_of,
 )
-from captum_cams.masks import descending_places, min_max
-from captum_cams.metrics._metric import metric, only_finite, resized
+from captum_cams.masks import descending_ranks, min_max
+from captum_cams.metrics._metric import check_map, metric, nan_where_broken, resized
 
 Regions = Tensor | Sequence[Tensor]
 
@@ -47,7 +45,7 @@ def pixel_energy(
             floating dtype.
         regions (Tensor or list of Tensor): Boolean masks, (N, \*spatial) with 1 to 3
             spatial axes, to which the maps are upsampled; or a list of N tensors
-            (n, 4) of boxes x0, y0, x1, y1 in pixels, those of one example united.
+            (n, 4) of boxes x0, y0, x1, y1 in pixels, whose union is the region.
         size (sequence of int, optional): Height and width of the picture of the boxes.
             Default: None, for masks
 
@@ -68,7 +66,7 @@ def pixel_energy(
         >>> pixel_energy(torch.ones(1, 4, 4), [box], size=(4, 4))
         tensor([0.3750])
     """
-    maps, inside = _aligned(attributions, regions, size)
+    maps, inside = _maps_and_regions(attributions, regions, size)
     energy = maps.abs().flatten(1)  # (N, pixels)
     return (energy * inside.flatten(1)).sum(1) / energy.sum(1)  # (N,)
 
@@ -105,11 +103,11 @@ def bbox_score(
         >>> bbox_score(torch.tensor([[[0.9, 0.1], [0.5, 0.2]]]), region)
         tensor([0.5000])
     """
-    maps, inside = _aligned(attributions, regions, size)
+    maps, inside = _maps_and_regions(attributions, regions, size)
     pixels = inside.flatten(1).sum(1)  # (N,)
-    largest = descending_places(maps).flatten(1) < pixels[:, None]  # (N, pixels)
+    largest = descending_ranks(maps).flatten(1) < pixels[:, None]  # (N, pixels)
     hits = (largest & inside.flatten(1)).sum(1)  # (N,)
-    return only_finite(hits.to(maps) / pixels, maps)
+    return nan_where_broken(hits.to(maps) / pixels, maps)
 
 
 class BoxOverlap(NamedTuple):
@@ -164,16 +162,14 @@ def box_overlap(
         >>> box_overlap(maps, region, [0.15, 0.4, 0.9]).ior
         tensor([[0.3333, 0.5000, 1.0000]])
     """
-    maps, inside = _aligned(attributions, regions, size)
-    at = check_numbers("thresholds", thresholds)  # () or (T,)
-    check_thresholds("thresholds", at)
-    at = at.to(maps)
+    maps, inside = _maps_and_regions(attributions, regions, size)
+    at = _check_thresholds(thresholds).to(maps)  # () or (T,)
     box = inside.flatten(2)  # (N, 1, pixels)
     salient = min_max(maps).flatten(2) > at.view(-1, 1)  # (N, T, pixels)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
         share = part.sum(2).to(maps) / whole.sum(2)  # (N, T)
-        return only_finite(share, maps).view(-1, *at.shape)  # (N,) or (N, T)
+        return nan_where_broken(share, maps).view(-1, *at.shape)  # (N,) or (N, T)
 
     both = box & salient
     return BoxOverlap(
@@ -202,7 +198,7 @@ def pointing_game(
     Args:
         attributions (Tensor): Maps, as in :func:`pixel_energy`.
         regions (Tensor or list of Tensor): Masks or boxes, as there.
-        tolerance (float): Euclidean distance between pixels' centres, 0 or more.
+        tolerance (float): Euclidean distance between pixels' centers, 0 or more.
             Default: 0
         size (sequence of int, optional): Height and width for boxes. Default: None
 
@@ -222,7 +218,7 @@ def pointing_game(
     tolerance = check_number(
         "tolerance", tolerance, "[0, inf)", expected="be 0 or more pixels"
     )
-    maps, inside = _aligned(attributions, regions, size)
+    maps, inside = _maps_and_regions(attributions, regions, size)
     spatial = maps.shape[2:]
     largest = torch.unravel_index(maps.flatten(1).argmax(1), spatial)  # (N,) each
     squares = torch.zeros_like(inside, dtype=torch.int64)  # (N, 1, *spatial)
@@ -231,7 +227,7 @@ def pointing_game(
         others = [1] * (len(spatial) - axis - 1)
         squares += away.square().view(-1, 1, *[1] * axis, side, *others)
     hits = (inside & (squares <= tolerance**2)).flatten(1).any(1)  # (N,)
-    return only_finite(hits.to(maps), maps)
+    return nan_where_broken(hits.to(maps), maps)
 
 
 class PointingAccuracy(NamedTuple):
@@ -272,44 +268,130 @@ def pointing_accuracy(hits: Tensor, categories: Tensor) -> PointingAccuracy:
         PointingAccuracy(categories=tensor([3, 7]), accuracies=tensor([1.0000, 0.5000]),
                          mean=tensor(0.7500))
     """
-    check_hits(hits, categories)
-    names, place, counts = torch.unique(
+    _check_hits(hits, categories)
+    names, indices, counts = torch.unique(
         categories.to(hits.device), return_inverse=True, return_counts=True
     )  # (C,), (N,), (C,)
     hits = hits.to(torch.promote_types(hits.dtype, torch.float32))
-    sums = hits.new_zeros(len(names)).index_add_(0, place, hits)  # (C,)
+    sums = hits.new_zeros(len(names)).index_add_(0, indices, hits)  # (C,)
     accuracies = sums / counts
     return PointingAccuracy(names, accuracies, accuracies.mean())
 
 
-def _aligned(
+def _maps_and_regions(
     attributions: Tensor, regions: Regions, size: Sequence[int] | None
 ) -> tuple[Tensor, Tensor]:
-    """Maps at the regions' size, all NaN where broken; and the regions."""
+    """Maps resized to the regions, all NaN where a value is broken; and the regions."""
     if isinstance(regions, Tensor):
-        check_region_masks(regions, size)
+        _check_region_masks(regions, size)
         maps = check_map(attributions, regions.shape[0], regions.dim() - 1)
         inside = regions.to(maps.device)  # (N, *spatial)
     else:
-        boxes, (height, width) = check_boxes(regions, size)
+        boxes, (height, width) = _check_boxes(regions, size)
         maps = check_map(attributions, len(boxes), 2)
-        inside = _united(boxes, height, width, maps)  # (N, H, W)
-    # One broken value breaks its whole map: upsampling could step over it.
-    maps = only_finite(maps, maps)
+        inside = _box_masks(boxes, height, width, maps)  # (N, H, W)
+    # A broken value makes its whole map NaN, as resizing may skip that value.
+    maps = nan_where_broken(maps, maps)
     return resized(maps, inside.shape[1:]), inside.unsqueeze(1)  # (N, 1, *spatial)
 
 
-def _united(boxes: list[Tensor], height: int, width: int, maps: Tensor) -> Tensor:
+def _box_masks(boxes: list[Tensor], height: int, width: int, maps: Tensor) -> Tensor:
     """Boolean masks (N, height, width) of the pixels in any of an example's boxes."""
-    # Missing boxes are NaN, which is neither above nor below a pixel.
+    # The padding is NaN, between whose sides no pixel lies.
     edges = pad_sequence(
         [box.to(maps) for box in boxes], batch_first=True, padding_value=torch.nan
     )  # (N, n, 4)
     x0, y0, x1, y1 = edges.unsqueeze(3).unbind(2)  # (N, n, 1) each
 
     def between(low: Tensor, high: Tensor, side: int) -> Tensor:
-        centres = torch.arange(side, device=maps.device) + 0.5
-        return ((low <= centres) & (centres < high)).to(maps)  # (N, n, side)
+        centers = torch.arange(side, device=maps.device) + 0.5
+        return ((low <= centers) & (centers < high)).to(maps)  # (N, n, side)
 
     # The product counts the boxes around each pixel.
     return between(y0, y1, height).mT @ between(x0, x1, width) > 0  # (N, H, W)
+
+
+def _check_thresholds(thresholds: object) -> Tensor:
+    """A number in [0, 1], or several in one row: () or (T,), in double precision."""
+    values = check_numbers("thresholds", thresholds)
+    if values.dim() > 1 or values.numel() == 0:
+        raise ValueError(
+            "thresholds must be a number or a sequence of numbers, got shape "
+            f"{tuple(values.shape)}"
+        )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            "thresholds must lie in [0, 1], as maps are normalised to it, got "
+            f"{values.tolist()}"
+        )
+    return values
+
+
+def _check_region_masks(regions: Tensor, size: Sequence[int] | None) -> None:
+    """A boolean mask an example, which brings its own size."""
+    if regions.dtype != torch.bool:
+        raise TypeError(
+            "regions must be boolean masks (N, *spatial), or a list of tensors of "
+            f"boxes (n, 4), got a tensor of {regions.dtype}; boxes of one an example "
+            "become a list with .split(1)"
+        )
+    if regions.dim() < 2:
+        raise ValueError(
+            "regions must be boolean masks (N, *spatial), got shape "
+            f"{tuple(regions.shape)}"
+        )
+    shape = tuple(regions.shape[1:])
+    if size is not None and list_of(size) != [*shape]:
+        raise ValueError(
+            f"size must be that of the masks, {shape}, or be left out, got {size!r}"
+        )
+
+
+def _check_boxes(
+    regions: object, size: Sequence[int] | None
+) -> tuple[list[Tensor], list[int]]:
+    """Boxes x0, y0, x1, y1 of each example, and height and width of its picture."""
+    if not isinstance(regions, (list, tuple)):
+        raise TypeError(
+            "regions must be boolean masks (N, *spatial), or a list of tensors of "
+            f"boxes (n, 4), got {type(regions).__name__}"
+        )
+    for example, boxes in enumerate(regions):
+        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(
+                "regions must hold a tensor of boxes (n, 4) for each example, got "
+                f"{kind_of(boxes)} for example {example}"
+            )
+        if not ((boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])).all():
+            raise ValueError(
+                "regions must hold boxes x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, "
+                f"got others for example {example}; "
+                "torchvision.ops.box_convert turns x, y, width, height into them"
+            )
+    sides = list_of(size)
+    if len(sides) != 2:
+        raise ValueError(
+            "size must be (height, width) of the picture in whose pixels the boxes "
+            f"are given, got {size!r}"
+        )
+    sides = [check_count("a side of size", side) for side in sides]
+    return list(regions), sides
+
+
+def _check_hits(hits: object, categories: object) -> None:
+    """Two tensors (N,) of real numbers."""
+    if not isinstance(hits, Tensor) or not isinstance(categories, Tensor):
+        raise TypeError(
+            f"hits and categories must be tensors, got {type(hits).__name__} and "
+            f"{type(categories).__name__}"
+        )
+    if hits.is_complex() or categories.is_complex():
+        raise TypeError(
+            "hits and categories must hold real numbers, got "
+            f"{hits.dtype} and {categories.dtype}"
+        )
+    if hits.dim() != 1 or hits.shape != categories.shape or len(hits) == 0:
+        raise ValueError(
+            "hits and categories must be of one shape (N,) with N of at least 1, got "
+            f"shapes {tuple(hits.shape)} and {tuple(categories.shape)}"
+        )

@@ -1,4 +1,4 @@
-"""Stability of maps: when they are normalised, and when the inputs change."""
+"""Stability: how maps react to normalization and to changes of the inputs."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,13 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_cams._validation import (
-    check_any_maps,
-    check_callable,
-    check_number,
-)
+from captum_cams._validation import check_callable, check_number
 from captum_cams.masks import difference
-from captum_cams.metrics._metric import metric, only_finite
+from captum_cams.metrics._metric import check_any_maps, metric, nan_where_broken
 
 
 def normalize(attributions: Tensor, eps: float = 1e-8) -> Tensor:
@@ -51,16 +47,16 @@ def normalize(attributions: Tensor, eps: float = 1e-8) -> Tensor:
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     extent = difference(high, low)  # (N, 1)
     scaled = torch.where(extent == 0, 0, (maps - low) / (extent + eps))
-    return only_finite(scaled, maps).view_as(attributions).to(attributions.dtype)
+    return nan_where_broken(scaled, maps).view_as(attributions).to(attributions.dtype)
 
 
 @metric(higher_is_better=False)
 def dark_heatmaps(attributions: Tensor, eps: float = 1e-8) -> Tensor:
     r"""
-    1 where a map stays dark when it is normalised, else 0; lower is better.
+    1 where a map stays dark when it is normalized, else 0; lower is better.
 
     Dark is a range r = max - min with r / (r + eps) < 0.5: the largest value of the
-    normalised map (RSI-Grad-CAM, section 4.3.2, which reports their share). A zero or
+    normalized map (RSI-Grad-CAM, section 4.3.2, which reports their share). A zero or
     constant map is dark. A map with NaN or infinity gives NaN.
 
     Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
@@ -86,19 +82,19 @@ def dark_heatmaps(attributions: Tensor, eps: float = 1e-8) -> Tensor:
     eps = check_number("eps", eps, "(0, inf)")
     maps = check_any_maps(attributions)  # (N, pixels)
     extent = difference(maps.amax(1), maps.amin(1))  # (N,)
-    # 0 / 0, where the maps' dtype rounds `eps` to 0, is not bright either.
+    # Where the maps' dtype rounds `eps` to 0, a constant map gives NaN: not bright.
     bright = extent / (extent + eps) >= 0.5
-    return only_finite((~bright).to(maps), maps)
+    return nan_where_broken((~bright).to(maps), maps)
 
 
 @metric(higher_is_better=True)
 def heatmap_mean(attributions: Tensor) -> Tensor:
     r"""
-    Mean of each map; higher is better before normalising.
+    Mean of each map; higher is better before normalizing.
 
-    A mean close to 0 before normalising tells of vanishing gradients (RSI-Grad-CAM,
+    A mean close to 0 before normalizing indicates vanishing gradients (RSI-Grad-CAM,
     section 4.3). After it, the mean of ``normalize(attributions)`` lies in [0, 1] and
-    tells how much of the picture the map covers. A zero map gives 0, a constant map its
+    shows how much of the picture the map covers. A zero map gives 0, a constant map its
     value, a map with NaN or infinity NaN.
 
     Source: M. Lucas et al., "RSI-Grad-CAM", https://arxiv.org/abs/2205.10900
@@ -120,7 +116,7 @@ def heatmap_mean(attributions: Tensor) -> Tensor:
         (tensor([2.7500]), tensor([0.4375]))
     """
     maps = check_any_maps(attributions)  # (N, pixels)
-    return only_finite(maps.mean(1), maps)  # (N,)
+    return nan_where_broken(maps.mean(1), maps)  # (N,)
 
 
 def explanation_func(
