@@ -51,18 +51,7 @@ class LayerAblationCam(OneLayerCamAttribution):
     Convolutional Network via Gradient-free Localization", WACV 2020,
     https://doi.org/10.1109/WACV45572.2020.9093360
 
-    Args:
-        forward_func (Callable): The forward function of the model or any
-            modification of it.
-        layer (torch.nn.Module): The layer whose activations are mapped. Of one that a
-            pass uses more than once the last use counts, which brings a warning.
-        device_ids (list of int, optional): Needed only where `forward_func` applies a
-            `DataParallel` model without being one itself.
-        reshape_transform (Callable, optional): Turns what the layer gives, such as a
-            transformer's tokens or a tuple that holds them, into feature maps
-            (N, K, \*spatial) by selecting and rearranging, as those of
-            :mod:`captum_cams.reshape` do. Maps that do not fit the input bring a
-            warning. Default: None
+    Constructed as :class:`LayerRSIGradCam`, with a single layer.
 
     Examples::
 
@@ -91,21 +80,9 @@ class LayerAblationCam(OneLayerCamAttribution):
 
         For each example a forward pass, and one more for each channel that is not 0.
 
+        Arguments that are not described here are those of :meth:`LayerCam.attribute`.
+
         Args:
-            inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
-                axis, also of integers, such as token ids.
-            target (int, tuple, Tensor or list, optional): Index of the output to
-                explain, one for all examples or one for each. Default: None, for one
-                output an example
-            additional_forward_args (Any, optional): Passed to `forward_func` behind
-                the inputs. Tensors with N rows follow their examples.
-            attribute_to_layer_input (bool): Whether the layer's input is mapped
-                instead of its output. Default: False
-            relu_attributions (bool): Whether maps are rectified. Default: True
-            attr_dim_summation (bool): Whether channels are summed. Default: True
-            internal_batch_size (int, optional): Most inputs that go through the
-                network together, at least 1. Default: None, chosen by device and
-                input size
             show_progress (bool): Whether a bar counts the passes. Default: False
 
         Returns:

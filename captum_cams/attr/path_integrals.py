@@ -25,13 +25,7 @@ class LayerPathIntegrals(PathCamAttribution):
     activations and gradients on the way, which is almost all that it costs. Here the
     points are evaluated once for all of them.
 
-    Args:
-        forward_func (Callable): The forward function of the model or any
-            modification of it.
-        layer (torch.nn.Module or list of torch.nn.Module): As in
-            :class:`LayerRSIGradCam`.
-        device_ids (list of int, optional): As there.
-        reshape_transform (Callable, optional): As there.
+    Constructed as :class:`LayerRSIGradCam`.
 
     Examples::
 
@@ -94,6 +88,9 @@ class LayerPathIntegrals(PathCamAttribution):
         r"""
         What each integrand makes of the path.
 
+        Arguments that are not described here are those of
+        :meth:`LayerRSIGradCam.attribute`.
+
         Args:
             inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
                 axis, of a floating dtype.
@@ -102,20 +99,8 @@ class LayerPathIntegrals(PathCamAttribution):
                 ``integrated_grad_cam.IntegratedGradCam(...)``,
                 ``rsi_grad_cam.UnitIntegrals()`` for conductance, of `captum_cams.attr`,
                 or an integrand of your own.
-            baselines (Tensor, number or tuple, optional): As in
-                :meth:`LayerRSIGradCam.attribute`.
-            target (int, tuple, Tensor or list, optional): As there.
-            additional_forward_args (Any, optional): As there.
-            n_steps (int): As there. Default: 50
-            method (str, optional): As there.
-            internal_batch_size (int, optional): As there.
-            attribute_to_layer_input (bool): As there. Default: False
-            grad_kwargs (dict, optional): As there.
             tolerance (float, optional): Points are added, as there, until the estimated
                 error of each integrand's map is at most this share of it.
-            return_alphas (bool): As there. Default: False
-            path (Callable): As there.
-            show_progress (bool): As there. Default: False
 
         Returns:
             *list* of **maps**, one entry for each integrand, as the method of that name

@@ -102,6 +102,8 @@ class Rise(PerturbationAttribution):
         Masks are made when their turn comes and kept as running sums: memory does not
         grow with their number.
 
+        Arguments that are not described here are those of :meth:`GroupCam.attribute`.
+
         Args:
             inputs (Tensor or tuple of Tensor): Examples to explain,
                 (N, C, \*spatial), of a floating dtype. Every tensor of a tuple is
@@ -109,11 +111,6 @@ class Rise(PerturbationAttribution):
             baselines (Tensor, number or tuple, optional): What shows where a mask is
                 0: tensors of the inputs' shapes, or with 1 in the first place, or
                 numbers. Default: 0 (after a mean/std normalisation that is not black)
-            target (int, tuple, Tensor or list, optional): Index of the output to
-                explain, one for all examples or one for each. Default: None, for one
-                output an example
-            additional_forward_args (Any, optional): Passed to `forward_func` behind
-                the inputs. Tensors with N rows follow their examples.
             n_masks (int): m, with a tolerance the most of them. Default: 4000, the
                 paper's for VGG-16 (8000 for ResNet-50)
             grid_size (int or tuple of int): Cells along all spatial axes, or along
@@ -129,11 +126,6 @@ class Rise(PerturbationAttribution):
                 over the pixels. An example is done where this is at most `tolerance`
                 times the difference of the map's largest and smallest value (for a
                 tuple of inputs, in each of its maps). Default: None, no such test
-            internal_batch_size (int, optional): Most inputs that go through the
-                network together, at least 1. Default: None, chosen by device and
-                input size
-            show_progress (bool): Whether a bar counts the masked inputs.
-                Default: False
 
         Returns:
             *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the

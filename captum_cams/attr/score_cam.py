@@ -56,19 +56,7 @@ class ScoreCam(OneLayerCamAttribution):
     "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
     CVPR Workshops 2020, https://arxiv.org/abs/1910.01279
 
-    Args:
-        forward_func (Callable): The forward function of the model or any
-            modification of it.
-        layer (torch.nn.Module): The layer that gives the masks, (N, K, \*spatial)
-            that can be enlarged to the input. Of one that a pass uses more than once
-            the last use counts, which brings a warning.
-        device_ids (list of int, optional): Needed only where `forward_func` applies a
-            `DataParallel` model without being one itself.
-        reshape_transform (Callable, optional): Turns what the layer gives, such as a
-            transformer's tokens or a tuple that holds them, into feature maps
-            (N, K, \*spatial) by selecting and rearranging, as those of
-            :mod:`captum_cams.reshape` do. Maps that do not fit the input bring a
-            warning. Default: None
+    Constructed as :class:`LayerRSIGradCam`, with a single layer.
 
     Examples::
 
@@ -100,31 +88,16 @@ class ScoreCam(OneLayerCamAttribution):
         one for each feature map that is not constant. Masks are made when their turn
         comes: memory does not grow with their number.
 
+        Arguments that are not described here are those of :meth:`GroupCam.attribute`.
+
         Args:
-            inputs (Tensor or tuple of Tensor): Examples to explain,
-                (N, C, \*spatial), of a floating dtype. Every tensor of a tuple is
-                masked at its own size; one without spatial axes belongs into
-                `additional_forward_args`.
             baselines (Tensor, number or tuple, optional): What shows where a mask is
                 0: tensors of the inputs' shapes, or with 1 in the first place, or
                 numbers. Default: 0 (after a mean/std normalisation that is not black)
-            target (int, tuple, Tensor or list, optional): Index of the output to
-                explain, one for all examples or one for each. Default: None, for one
-                output an example
-            additional_forward_args (Any, optional): Passed to `forward_func` behind
-                the inputs. Tensors with N rows follow their examples.
             channel_fraction (float, optional): The share of the channels to use, in
                 (0, 1]: for each example those whose activations vary most over the
                 map. The others are treated as if the layer did not have them.
                 Default: None, all of them
-            relu_attributions (bool): Whether maps are rectified. Default: True
-            attribute_to_layer_input (bool): Whether the layer's input gives the masks
-                instead of its output. Default: False
-            internal_batch_size (int, optional): Most inputs that go through the
-                network together, at least 1. Default: None, chosen by device and
-                input size
-            show_progress (bool): Whether a bar counts masks and baselines.
-                Default: False
 
         Returns:
             *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the

@@ -59,19 +59,7 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
     Enhanced Inference Level Visualization Technique for Deep Convolutional Neural
     Network Models", 2019, https://arxiv.org/abs/1908.01224
 
-    Args:
-        forward_func (Callable): The forward function of the model or any
-            modification of it.
-        layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several. Of one that a pass uses more than once
-            the last use counts, which brings a warning.
-        device_ids (list of int, optional): Needed only where `forward_func` applies a
-            `DataParallel` model without being one itself.
-        reshape_transform (Callable, optional): Turns what the layer gives, such as a
-            transformer's tokens or a tuple that holds them, into feature maps
-            (N, K, \*spatial) by selecting and rearranging, as those of
-            :mod:`captum_cams.reshape` do. Maps that do not fit the input bring a
-            warning. Default: None
+    Constructed as :class:`LayerRSIGradCam`.
 
     Examples::
 
@@ -103,27 +91,16 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
 
         Takes `nt_samples` forward and backward passes, and a forward pass.
 
+        Arguments that are not described here are those of :meth:`LayerCam.attribute`.
+
         Args:
             inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
                 axis, of a floating dtype.
-            target (int, tuple, Tensor or list, optional): Index of the output to
-                explain, one for all examples or one for each. Default: None, for one
-                output an example
-            additional_forward_args (Any, optional): Passed to `forward_func` behind
-                the inputs. Tensors with N rows follow their examples.
-            attribute_to_layer_input (bool): Whether the layer's input is mapped
-                instead of its output. Default: False
-            relu_attributions (bool): Whether maps are rectified. Default: True
-            attr_dim_summation (bool): Whether channels are summed. Default: True
-            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
             nt_samples (int): n, the noisy copies. Default: 25
             stdevs (float): Standard deviation of the noise, in the inputs' units.
                 Default: 0.3
             seed (int): Draws the noise; PyTorch's global generators are left alone.
                 Default: 0
-            internal_batch_size (int, optional): Most examples that go through the
-                network together, at least 1. Default: None, chosen by device and
-                input size
 
         Returns:
             *Tensor* of **maps**, (N, 1, \*layer spatial), in the layer's dtype and

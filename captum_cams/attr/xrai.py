@@ -115,6 +115,8 @@ class Xrai(Attribution):
 
         Takes 2 `n_steps` forward and backward passes an example.
 
+        Arguments that are not described here are those of :meth:`GroupCam.attribute`.
+
         Args:
             inputs (Tensor): Pictures to explain, (N, C, H, W), of a floating dtype.
                 Memory grows with H W times the number of segments; pictures of more
@@ -126,18 +128,10 @@ class Xrai(Attribution):
             white (Tensor or number): The white picture, the other baseline. Default:
                 1; for normalised inputs (1 - mean) / std, which is `black` + 1 / std.
                 Black and white also tell the segmentation the picture's range.
-            target (int, tuple, Tensor or list, optional): Index of the output to
-                explain, one for all examples or one for each. Default: None, for one
-                output an example
-            additional_forward_args (Any, optional): Passed to `forward_func` behind
-                the inputs. Tensors with N rows follow their examples.
             n_steps (int): Points of each Integrated Gradients. Default: 50
             mode (str): ``full`` or ``fast``, see above. Default: ``full``
             scales (sequence of float): Felzenszwalb's scales; larger ones give larger
                 segments. Default: 50, 100, 150, 250, 500, 1200
-            internal_batch_size (int, optional): Most inputs that go through the
-                network together, at least 1. Default: None, chosen by device and
-                input size
             show_progress (bool): Whether a bar counts the pictures. Default: False
 
         Returns:
