@@ -93,3 +93,8 @@ def masked_score_gains(
     scores = outputs[r == 0].unsqueeze(1).repeat(1, masks.shape[1])  # (n, G + 1)
     scores[n, r] = outputs
     return difference(scores[:, 1:], scores[:, :1])
+
+
+def upsampled_to_inputs(cam: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    r"""A layer's map at the size of each input, (N, 1, \*input spatial)."""
+    return tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in inputs)

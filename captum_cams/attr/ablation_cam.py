@@ -20,6 +20,7 @@ from captum_cams.attr._cam import (
 from captum_cams.attr._pooling import combine, divide, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
+from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, batches, chunk_rows
 
@@ -110,27 +111,15 @@ class LayerAblationCam(OneLayerCamAttribution):
         with tqdm(disable=not show_progress, unit="pass") as bar:
             for examples, points, _ in batches(ends, chunk):
                 activations = single_tensor(evaluator.activations(points, examples))
-                first = evaluator.outputs  # y in another batch than below, (n,)
-                units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
-                present = (units != 0).any(2).cpu()  # (n, K)
-                n, k = present.nonzero(as_tuple=True)
-                # The examples themselves go first, with no channel ablated.
-                outputs = outputs_without(
-                    evaluator,
-                    ends,
-                    torch.cat([examples, examples[n]]),
-                    torch.cat([torch.full_like(examples, -1), k]),
-                    chunk,
-                    bar,
+                again = evaluator.outputs[:, None]  # y in another batch, (n, 1)
+                y, without = _outputs(
+                    evaluator, ends, examples, activations, chunk, bar
                 )
-                y = outputs[: len(examples), None]  # (n, 1)
-                without = y.repeat(1, present.shape[1])  # y_k, (n, K)
-                without[n, k] = outputs[len(examples) :]
-                noise = _noise(y, without, first[:, None]).to(precise(y))  # (n, 1)
+                noise = _noise(y, without, again).to(precise(y))  # (n, 1)
                 losses = y.to(noise) - without.to(noise)  # (n, K)
                 losses = torch.where(losses.abs() > noise, losses, 0)
                 evaluator.mark_responsive(examples, (losses != 0).any(1))
-                weights = divide(losses, y.to(noise), noise)  # w
+                weights = divide(losses, y.to(noise), noise)  # w, (n, K)
                 maps.append(
                     combine(
                         unsqueezed(weights, activations),
@@ -143,6 +132,33 @@ class LayerAblationCam(OneLayerCamAttribution):
             "the output is the same without any one of the layer's channels"
         )
         return check_no_overflow(torch.cat(maps))
+
+
+def _outputs(
+    evaluator: LayerEvaluator,
+    inputs: tuple[Tensor, ...],
+    examples: Tensor,
+    activations: Tensor,
+    batch_size: int,
+    bar: Any,
+) -> tuple[Tensor, Tensor]:
+    """The output y, (n, 1), and y_k without each of the channels, (n, K)."""
+    units = activations.reshape(*activations.shape[:2], -1)  # (n, K, Z)
+    present = (units != 0).any(2).cpu()  # (n, K)
+    n, k = present.nonzero(as_tuple=True)
+    # The examples themselves go first, with no channel ablated.
+    outputs = outputs_without(
+        evaluator,
+        inputs,
+        torch.cat([examples, examples[n]]),
+        torch.cat([torch.full_like(examples, -1), k]),
+        batch_size,
+        bar,
+    )
+    y = outputs[: len(examples), None]  # (n, 1)
+    without = y.repeat(1, present.shape[1])  # (n, K)
+    without[n, k] = outputs[len(examples) :]
+    return y, without
 
 
 def _noise(y: Tensor, without: Tensor, again: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ from captum_cams.attr._cam import (
     check_no_overflow,
     single_tensor,
 )
-from captum_cams.attr._mask_scores import masked_score_gains
+from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_inputs
 from captum_cams.attr._pooling import pool, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
 from captum_cams.blur import check_kernel
 from captum_cams.layer_eval import LayerEvaluator
-from captum_cams.masks import denoise, group, min_max, upsample
+from captum_cams.masks import denoise, group, min_max
 from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
 
 
@@ -202,37 +202,37 @@ class GroupCam(OneLayerCamAttribution):
                 if not starts:
                     hidden = [blurred(x, *blur) for x in batch.inputs]
                     batch = batch._replace(baselines=tuple(hidden))
-                channels = self._channels(evaluator, batch, use_gradients)
-                evaluator.check_masks()
-                _check_groups(groups, channels.shape[1])
-                masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
-                check_no_overflow(masks, batch.examples)
+                masks = _sums_of_groups(evaluator, batch, groups, use_gradients)
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
-                masks = min_max(masks)  # eq. 4
+                masks = min_max(masks)  # (n, G, *layer spatial), eq. 4
                 alphas = masked_score_gains(confidence, batch, masks, chunk, bar)
                 weighted = unsqueezed(alphas, masks) * masks
                 cams.append(weighted.sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         evaluator.emit_warnings() if use_gradients else evaluator.warn_of_layer()
         cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
-
-        def at_input(x: Tensor) -> Tensor:
-            # Upsampling is linear: the sum of masks needs it once.
-            full = upsample(cam, x.shape[2:]).to(x.dtype)  # (N, 1, *input spatial)
-            return full.relu() if relu_attributions else full
-
-        maps = tuple(map(at_input, ends))
+        # Upsampling is linear: the sum of masks needs it once.
+        maps = upsampled_to_inputs(cam, ends)
+        if relu_attributions:
+            maps = tuple(map_.relu() for map_ in maps)
         return maps if isinstance(inputs, tuple) else maps[0]
 
-    def _channels(
-        self, evaluator: LayerEvaluator, batch: Batch, use_gradients: bool
-    ) -> Tensor:
-        r"""The feature maps times their weights, w_k A^k of eq. 1-2, or A^k alone."""
-        if not use_gradients:
-            found = evaluator.activations(batch.inputs, batch.examples)
-            return single_tensor(found)
-        activations, gradients, *_ = evaluator(batch.inputs, batch.examples)
-        return pool(single_tensor(gradients)) * single_tensor(activations)
+
+def _sums_of_groups(
+    evaluator: LayerEvaluator, batch: Batch, groups: int, use_gradients: bool
+) -> Tensor:
+    r"""The groups' masks M_r of eq. 1-2, (n, G, \*layer spatial)."""
+    points, examples = batch.inputs, batch.examples
+    if use_gradients:
+        activations, gradients, *_ = evaluator(points, examples)
+        weights = pool(single_tensor(gradients))  # w_k, (n, K, 1, ...), eq. 1
+        channels = weights * single_tensor(activations)
+    else:
+        channels = single_tensor(evaluator.activations(points, examples))
+    evaluator.check_masks()
+    _check_groups(groups, channels.shape[1])
+    masks = group(channels, groups).relu()  # (n, G, *layer spatial), eq. 2
+    return check_no_overflow(masks, examples)
 
 
 def _check_groups(groups: int, channels: int) -> None:

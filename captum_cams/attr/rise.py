@@ -1,6 +1,5 @@
 """RISE."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from captum_cams._validation import (
     check_inputs,
     check_number,
     shape_of,
+    warn,
 )
 from captum_cams.attr._cam import check_no_overflow
 from captum_cams.attr._mask_scores import masked_outputs
@@ -152,7 +152,7 @@ class Rise(PerturbationAttribution):
         chunk = chunk_rows(ends, internal_batch_size)
 
         everything = Batch(torch.arange(len(ends[0])), ends, starts)
-        estimates = [_Estimate(x) for x in ends]
+        estimates = _Estimates(ends)
         active = everything.examples  # those that still need masks
         used, errors = 0, torch.zeros(0)
         with tqdm(
@@ -169,27 +169,24 @@ class Rise(PerturbationAttribution):
                         for x in ends
                     ]
                     scores = _scores(output, everything, masks, active, chunk)
-                    for estimate, mask in zip(estimates, masks, strict=True):
-                        estimate.add(active, scores, mask / probability)
+                    estimates.add(
+                        active, scores, [mask / probability for mask in masks]
+                    )
                     bar.update(len(scores) * len(active))
                 used += block
                 if tolerance is not None:
-                    errors = torch.stack([e.error(active) for e in estimates]).amax(0)
+                    errors = estimates.errors(active)  # (n,)
                     bar.total -= int((errors <= tolerance).sum()) * (n_masks - used)
                     # NaN where squares overflow or vanish
                     active = active[~(errors <= tolerance)]
         if tolerance is not None and len(active):
-            warnings.warn(
+            warn(
                 f"the maps of {len(active)} of {len(ends[0])} examples have not "
                 f"reached the tolerance of {tolerance} after {n_masks} masks: their "
                 f"standard error is up to {errors.max():.3g} of the map's range; "
-                "raise n_masks or tolerance",
-                stacklevel=3,  # behind the decorator, to the caller
+                "raise n_masks or tolerance"
             )
-        maps = tuple(
-            check_no_overflow(estimate.mean().to(x.dtype))
-            for estimate, x in zip(estimates, ends, strict=True)
-        )
+        maps = estimates.maps()
         return maps if isinstance(inputs, tuple) else maps[0]
 
 
@@ -207,6 +204,30 @@ def _scores(
         output, everything, example, lambda rows, i: masks[i][mask[rows]], chunk
     )
     return outputs.view(-1, len(active))  # (B, n)
+
+
+class _Estimates:
+    """Maps over several inputs, from running sums."""
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        self.dtypes = [x.dtype for x in inputs]
+        self.estimates = [_Estimate(x) for x in inputs]
+
+    def add(self, examples: Tensor, scores: Tensor, masks: Sequence[Tensor]) -> None:
+        """Some scores, (B, n), and the masks that belong to them, for each input."""
+        for estimate, mask in zip(self.estimates, masks, strict=True):
+            estimate.add(examples, scores, mask)
+
+    def errors(self, examples: Tensor) -> Tensor:
+        """Of each example the largest relative standard error of its maps, (n,)."""
+        return torch.stack([e.error(examples) for e in self.estimates]).amax(0)
+
+    def maps(self) -> tuple[Tensor, ...]:
+        """The mean maps."""
+        return tuple(
+            check_no_overflow(estimate.mean().to(dtype))
+            for estimate, dtype in zip(self.estimates, self.dtypes, strict=True)
+        )
 
 
 class _Estimate:

@@ -35,10 +35,15 @@ WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")
 
 
 class UnitIntegrals(Integrand):
-    """The integrals I of dy/dA over dA, unit by unit (eq. 17-18): conductance."""
+    """
+    The unit integrals I_kij of dy/dA_kij over dA_kij (eq. 17): conductance.
+
+    Eq. 18 approximates them by a sum over the intervals of the path, which
+    :meth:`Integrand.add` makes of :meth:`at_ends` and the rule's weights.
+    """
 
     def at_ends(self, interval: PathInterval) -> Pairs:
-        """Gradient times growth of A."""
+        """A summand of eq. 18: the gradient at either end, times the growth of A."""
         return interval.contributions
 
     def zeros(self, first: Evaluation) -> list[Tensor]:

@@ -18,7 +18,7 @@ from captum_cams.attr._cam import (
     check_no_overflow,
     single_tensor,
 )
-from captum_cams.attr._mask_scores import masked_score_gains
+from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_inputs
 from captum_cams.attr._pooling import combine, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.masks import min_max, upsample
@@ -143,7 +143,7 @@ class ScoreCam(OneLayerCamAttribution):
                 )
         evaluator.warn_of_layer()
         cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
-        maps = tuple(upsample(cam, x.shape[2:]).to(x.dtype) for x in ends)
+        maps = upsampled_to_inputs(cam, ends)
         return maps if isinstance(inputs, tuple) else maps[0]
 
 

@@ -16,8 +16,9 @@ from captum_cams._validation import (
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
 from captum_cams.attr._pooling import combine, divide, precise, total
 from captum_cams.attr.registry import register
+from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, batches, chunk_rows
+from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
 
 
 @register(
@@ -125,18 +126,12 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         )
         chunk = chunk_rows(ends, internal_batch_size)
         results = []
-        for examples, points, _ in batches(ends, chunk):
-            activations = evaluator.activations(points, examples)
-            powers = [a.new_zeros(3, *a.shape, dtype=precise(a)) for a in activations]
-            units: list[Tensor] = []  # of gradients: their cubes overflow, or vanish
+        for batch in batches(ends, chunk):
+            activations = evaluator.activations(batch.inputs, batch.examples)
             generator = torch.Generator().manual_seed(seed)
-            for _ in range(nt_samples):
-                noisy = tuple(x + stdevs * _noise(x, generator) for x in points)
-                gradients = evaluator(noisy, examples).gradients
-                units = units or [_largest(g) for g in gradients]
-                for D, g, unit in zip(powers, gradients, units, strict=True):
-                    g = g / unit
-                    D += torch.stack([g, g**2, g**3]) / nt_samples  # (3, n, K, ...)
+            powers, units = _mean_powers(
+                evaluator, batch, nt_samples, stdevs, generator
+            )
             results.append(
                 tuple(
                     combine(
@@ -151,6 +146,34 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         maps = self._format_maps(evaluator, concatenate(results))
         evaluator.emit_warnings()
         return maps
+
+
+def _mean_powers(
+    evaluator: LayerEvaluator,
+    batch: Batch,
+    nt_samples: int,
+    stdevs: float,
+    generator: torch.Generator,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """
+    D_1 to D_3 in units of each example's largest gradient, and these units.
+
+    Cubes of gradients as they are would overflow, or vanish. For each tensor of the
+    layer (3, n, K, ...) and (n, 1, ...).
+    """
+    powers: list[Tensor] = []
+    units: list[Tensor] = []
+    for _ in range(nt_samples):
+        noisy = tuple(x + stdevs * _noise(x, generator) for x in batch.inputs)
+        gradients = evaluator(noisy, batch.examples).gradients
+        units = units or [_largest(g) for g in gradients]
+        powers = powers or [
+            g.new_zeros(3, *g.shape, dtype=precise(g)) for g in gradients
+        ]
+        for D, g, unit in zip(powers, gradients, units, strict=True):
+            g = g / unit
+            D += torch.stack([g, g**2, g**3]) / nt_samples  # (3, n, K, ...)
+    return powers, units
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
