@@ -6,19 +6,14 @@ A message names the argument, what was expected, what came, and the remedy.
 
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral, Real
-from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
-
-
-class UserError(ValueError):
-    """What the user of a command can put right, in one sentence."""
 
 
 def kind_of(value: object) -> str:
@@ -362,81 +357,6 @@ def check_words(name: str, words: object) -> list[str]:
         given = ", ".join(map(kind_of, listed)) or "none"
         raise TypeError(f"{name} must be a list of names, got {given}")
     return listed
-
-
-def check_mapping(name: str, value: object) -> None:
-    """Names of methods, with something for each."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(
-            f"{name} must be a dict of tensors by the methods' names, got "
-            f"{kind_of(value)}"
-        )
-
-
-def check_rows(name: str, values: object, kind: type, number: int) -> list[Any]:
-    """A text, or a tensor of boxes, for each picture; or None."""
-    if values is None:
-        return [None] * number
-    rows = list(values) if isinstance(values, (Sequence, Tensor)) else [values]
-    if isinstance(values, str) or not all(
-        row is None or isinstance(row, kind) for row in rows
-    ):
-        raise TypeError(
-            f"{name} must be a sequence of {kind.__name__}, one for each picture, got "
-            f"{kind_of(values)}"
-        )
-    for row in rows:
-        if isinstance(row, Tensor) and row.shape[-1:] != (4,):
-            raise ValueError(
-                f"{name} must hold x0, y0, x1, y1 of each box, got shape {shape_of(row)}"
-            )
-    if len(rows) != number:
-        raise ValueError(
-            f"{name} must be as many as the pictures, {number}, got {len(rows)}"
-        )
-    return rows
-
-
-def check_file(name: str, value: object) -> None:
-    """The path of a file or a folder."""
-    if not isinstance(value, (str, PathLike)):
-        raise TypeError(f"{name} must be a path, got {kind_of(value)}")
-
-
-def check_model_or_name(model: object) -> None:
-    """A module, or a word that leads to one."""
-    if model is not None and not isinstance(model, (str, Module)):
-        raise TypeError(
-            "model must be a classifier of torchvision by its name, "
-            f"'module:callable', or a torch.nn.Module, got {kind_of(model)}"
-        )
-
-
-def check_colors(name: str, values: object) -> None:
-    """A number for each of three colors, or None; `std` above 0."""
-    if values is None:
-        return
-    numbers = check_numbers(name, values)
-    if numbers.shape != (3,):
-        raise ValueError(
-            f"{name} must hold a number for each of 3 colors, got {numbers.tolist()}"
-        )
-    if not numbers.isfinite().all():
-        raise ValueError(f"{name} must be finite, got {numbers.tolist()}")
-    if name == "std":
-        check_all_positive(name, numbers)
-
-
-def check_labels(labels: object, inputs: Tensor) -> None:
-    """The class of each input."""
-    if not isinstance(labels, Tensor) or not _holds_integers(labels):
-        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be a tensor of integers, got {given}{_UNMIXED}")
-    if labels.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"labels must be one class for each of {len(inputs)} inputs, (N,), got "
-            f"shape {shape_of(labels)}{_UNMIXED}"
-        )
 
 
 _UNMIXED = "; blend before transforms that mix classes, such as MixUp"

@@ -12,7 +12,6 @@ from captum_cams._validation import (
     check_callable,
     check_count,
     check_floating,
-    check_labels,
     check_model,
 )
 from captum_cams.attr.group_cam import GroupCam
@@ -113,7 +112,7 @@ class GroupCamBlend(Module):
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Blended inputs, and the labels as they came."""
         check_floating("inputs", inputs)
-        check_labels(labels, inputs)
+        _check_labels(labels, inputs)
         blurry = blurred(inputs, self.blur_kernel_size, self.blur_sigma)
         with _as_found(self.group_cam.forward_func, inputs.device):
             maps = self.group_cam.attribute(
@@ -130,13 +129,13 @@ class GroupCamBlend(Module):
         return blend(inputs, blurry, shown.to(inputs)), labels
 
     def extra_repr(self) -> str:
-        """What the transform prints of itself."""
+        """What the transform's representation shows."""
         return f"groups={self.groups}"
 
 
 @contextmanager
 def _as_found(model: Any, device: torch.device) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
+    """Sets a model to evaluation mode, and puts back what that changed."""
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -148,3 +147,20 @@ def _as_found(model: Any, device: torch.device) -> Iterator[None]:
             module.training = training
         # Or the step's own pass may use weights again that were cast without a graph.
         torch.clear_autocast_cache()
+
+
+def _check_labels(labels: object, inputs: Tensor) -> None:
+    """The class of each input, not yet mixed with others."""
+    remedy = "; blend before transforms that mix classes, such as MixUp"
+    if not isinstance(labels, Tensor) or _is_no_integer(labels.dtype):
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of integers, got {given}{remedy}")
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"labels must be one class for each of {len(inputs)} inputs, (N,), got "
+            f"shape {tuple(labels.shape)}{remedy}"
+        )
+
+
+def _is_no_integer(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex or dtype == torch.bool

@@ -11,11 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_cams._validation import (
-    check_callable,
-    kind_of,
-    shape_of,
-)
+from captum_cams._validation import check_callable, kind_of, shape_of
 from captum_cams.blur import check_blur, check_kernel, gaussian_blur
 from captum_cams.quadrature import (
     INTERVAL_RULES,

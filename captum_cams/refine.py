@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._validation import (
-    warn,
-)
+from captum_cams._validation import warn
 
 # Neighbors whose disagreement is this close to an example's largest are halved with
 # it: fewer, fuller batches for hardly more points.

@@ -16,22 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from captum_cams._validation import (
-    check_mapping,
-    check_real,
-    check_rows,
-)
+from captum_cams._validation import check_real, kind_of
 from captum_cams.masks import upsample
 
 _CELL = 2.2  # inches
-_LETTERS = 30  # of a line of text that fits above a cell
+_LINE_LENGTH = 30  # of a line of text that fits above a cell
 _FONT = 8
 
 
 class _Scale(NamedTuple):
-    """How values become colours: both maps of colours print and suit any eye."""
+    """How values become colors; both color maps suit print and color blindness."""
 
-    colours: str
+    color_map: str
     low: float
     label: str
 
@@ -39,10 +35,22 @@ class _Scale(NamedTuple):
 _POSITIVE = _Scale("viridis", 0, "share of the map's maximum")
 _SIGNED = _Scale("RdBu_r", -1, "share of the map's largest magnitude")
 _OPACITY = 0.6
-# Okabe and Ito's colours without the yellow, which is lost on white. Seven colours
-# and four strokes: neighbours differ in both, also in black and white.
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STROKES = ("solid", "dashed", "dashdot", "dotted")
+# Okabe and Ito's colors without the yellow, which is lost on white. Seven colors
+# and four line styles: neighbors differ in both, also in black and white.
+_COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+_LINE_STYLES = ("solid", "dashed", "dashdot", "dotted")
+_CURVES = {
+    "deletion": ("Deletion (lower is better)", "share of pixels removed"),
+    "insertion": ("Insertion (higher is better)", "share of pixels shown"),
+}
 
 
 def overlay(
@@ -54,7 +62,7 @@ def overlay(
     """
     A row of pictures, each under its map.
 
-    Colours, scales and notes are those of :func:`panel`.
+    Colors, scales and notes are those of :func:`panel`.
 
     Args:
         images (Tensor): Pictures in [0, 1], (N, 3, H, W).
@@ -80,15 +88,15 @@ def overlay(
     """
     images = _check_images(images)
     maps = _check_maps("attributions", attributions, images)
-    rows = check_rows("titles", titles, str, len(images))
-    rectangles = check_rows("boxes", boxes, Tensor, len(images))
+    rows = _check_per_picture("titles", titles, str, len(images))
+    rectangles = _check_per_picture("boxes", boxes, Tensor, len(images))
     figure, cells = _grid(1, len(images))
     scale = _scale(maps)
     for i, axes in enumerate(cells[0]):
         _draw_map(axes, images[i], maps[i], scale)
         _draw_boxes(axes, rectangles[i])
         _title(axes, rows[i])
-    _colour_bar(figure, cells, scale)
+    _color_bar(figure, cells, scale)
     return figure
 
 
@@ -102,8 +110,8 @@ def panel(
     A row for each picture, a column for the picture and for each method's map.
 
     Maps of any resolution are upsampled as in Group-CAM and laid over the picture in
-    grey. Each is scaled by its own largest magnitude, which stands below it. A method
-    with a value below 0 gets colours that diverge from 0. A map that is 0 everywhere
+    gray. Each is scaled by its own largest magnitude, which stands below it. A method
+    with a value below 0 gets colors that diverge from 0. A map that is 0 everywhere
     or not finite is left out, with a note.
 
     Args:
@@ -136,17 +144,17 @@ def panel(
         ... }
         >>> names = [CLASSES[label] for label in pictures.labels]
         >>> figure = panel(pictures.images, maps, names, pictures.boxes)
-        >>> len(figure.axes)  # 2 rows of 3 cells, a colour bar of each kind
+        >>> len(figure.axes)  # 2 rows of 3 cells, a color bar of each kind
         8
     """
     images = _check_images(images)
-    check_mapping("attributions", attributions)
+    _check_mapping("attributions", attributions)
     maps = {
         name: _check_maps(f"attributions[{name!r}]", values, images)
         for name, values in attributions.items()
     }
-    rows = check_rows("titles", titles, str, len(images))
-    rectangles = check_rows("boxes", boxes, Tensor, len(images))
+    rows = _check_per_picture("titles", titles, str, len(images))
+    rectangles = _check_per_picture("boxes", boxes, Tensor, len(images))
     figure, cells = _grid(len(images), 1 + len(maps))
     for i, (first, *_) in enumerate(cells):
         first.imshow(images[i].movedim(0, -1).numpy())  # (H, W, 3)
@@ -159,7 +167,7 @@ def panel(
             _draw_map(row[column], images[i], values[i], scales[name])
             _draw_boxes(row[column], rectangles[i])
     for scale in dict.fromkeys(scales.values()):
-        _colour_bar(figure, cells, scale)
+        _color_bar(figure, cells, scale)
     return figure
 
 
@@ -173,8 +181,8 @@ def curves(
     Each line is the mean over the examples. The legend tells the area under it, the
     mean of ``metrics.deletion_auc`` or ``metrics.insertion_auc``. Examples whose curve
     is not finite are left out, and the legend tells how many; nothing is drawn of a
-    method that has no other. A method has one colour and one kind of stroke wherever
-    it is named.
+    method that has no other. A method has one color and one line style wherever it is
+    named.
 
     Args:
         deletion (mapping of str to Tensor, optional): Name of each method and its
@@ -210,56 +218,52 @@ def curves(
         ... }
         >>> figure = curves(deletion)
     """
-    for argument, given in (("deletion", deletion), ("insertion", insertion)):
-        if given is not None:
-            check_mapping(argument, given)
-    panels = [
-        ("Deletion (lower is better)", "share of pixels removed", "deletion", deletion),
-        (
-            "Insertion (higher is better)",
-            "share of pixels shown",
-            "insertion",
-            insertion,
-        ),
-    ]
-    panels = [panel for panel in panels if panel[3]]
+    given = {"deletion": deletion, "insertion": insertion}
+    for argument, lines in given.items():
+        if lines is not None:
+            _check_mapping(argument, lines)
+    panels = {argument: lines for argument, lines in given.items() if lines}
     if not panels:
         raise ValueError(
             "deletion or insertion must name a method and its curves, got neither"
         )
-    names = list(dict.fromkeys(name for *_, lines in panels for name in lines or {}))
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     size = (3.8 * len(panels), 3.4 + 0.17 * len(names))
     figure = Figure(figsize=size, layout="constrained")
-    for axes, (title, share, argument, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        for name, values in (lines or {}).items():
-            place = names.index(name)
+    cells = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (argument, lines) in zip(cells, panels.items(), strict=True):
+        for name, values in lines.items():
+            number = names.index(name)
             _draw_curve(
                 axes,
                 name,
                 _check_curves(f"{argument}[{name!r}]", values),
-                color=_LINES[place % len(_LINES)],
-                linestyle=_STROKES[place % len(_STROKES)],
+                color=_COLORS[number % len(_COLORS)],
+                linestyle=_LINE_STYLES[number % len(_LINE_STYLES)],
             )
-        axes.set_title(title, fontsize=_FONT + 1)
-        axes.set_xlabel(share, fontsize=_FONT)
-        axes.set_ylabel("mean output", fontsize=_FONT)
-        axes.set_xlim(0, 1)
-        axes.tick_params(labelsize=_FONT)
-        axes.spines[["top", "right"]].set_visible(False)
-        legend = axes.legend(
-            title="area under the curve",
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.18),  # below, where it hides no line
-            frameon=False,
-            handlelength=3,
-            fontsize=_FONT,
-            title_fontsize=_FONT,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _label_curves(axes, *_CURVES[argument])
     return figure
+
+
+def _label_curves(axes: Axes, title: str, share: str) -> None:
+    """Adds title, labels and, below the axes, where it hides no line, a legend."""
+    axes.set_title(title, fontsize=_FONT + 1)
+    axes.set_xlabel(share, fontsize=_FONT)
+    axes.set_ylabel("mean output", fontsize=_FONT)
+    axes.set_xlim(0, 1)
+    axes.tick_params(labelsize=_FONT)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(
+        title="area under the curve",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.18),
+        frameon=False,
+        handlelength=3,
+        fontsize=_FONT,
+        title_fontsize=_FONT,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _check_curves(name: str, values: Tensor) -> Tensor:
@@ -273,11 +277,11 @@ def _check_curves(name: str, values: Tensor) -> Tensor:
     return values.detach().to("cpu", torch.float64)
 
 
-def _draw_curve(axes: Axes, name: str, values: Tensor, **stroke: Any) -> None:
+def _draw_curve(axes: Axes, name: str, values: Tensor, **style: Any) -> None:
     finite = values.isfinite().all(1)  # (N,)
     broken = int((~finite).sum())
     if broken == len(values):
-        axes.plot([], [], label=f"{name}: not finite", **stroke)
+        axes.plot([], [], label=f"{name}: not finite", **style)
         return
     mean = values[finite].mean(0)  # (n_steps + 1,)
     area = torch.trapezoid(mean, dx=1 / (len(mean) - 1))
@@ -286,8 +290,42 @@ def _draw_curve(axes: Axes, name: str, values: Tensor, **stroke: Any) -> None:
         torch.linspace(0, 1, len(mean)).numpy(),
         mean.numpy(),
         label=f"{name}: {area:.3f}{note}",
-        **stroke,
+        **style,
     )
+
+
+def _check_mapping(name: str, value: object) -> None:
+    """A mapping by the names of methods."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(
+            f"{name} must be a dict of tensors by the methods' names, got "
+            f"{kind_of(value)}"
+        )
+
+
+def _check_per_picture(name: str, values: object, kind: type, number: int) -> list[Any]:
+    """Checks a text, or a tensor of boxes, for each picture."""
+    if values is None:
+        return [None] * number
+    rows = list(values) if isinstance(values, (Sequence, Tensor)) else [values]
+    if isinstance(values, str) or not all(
+        row is None or isinstance(row, kind) for row in rows
+    ):
+        raise TypeError(
+            f"{name} must be a sequence of {kind.__name__}, one for each picture, got "
+            f"{kind_of(values)}"
+        )
+    for row in rows:
+        if isinstance(row, Tensor) and row.shape[-1:] != (4,):
+            raise ValueError(
+                f"{name} must hold x0, y0, x1, y1 of each box, got shape "
+                f"{tuple(row.shape)}"
+            )
+    if len(rows) != number:
+        raise ValueError(
+            f"{name} must be as many as the pictures, {number}, got {len(rows)}"
+        )
+    return rows
 
 
 def _check_images(images: Tensor) -> Tensor:
@@ -343,7 +381,7 @@ def _draw_map(axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale) -> None:
     if peak.isfinite() and peak > 0:
         axes.imshow(
             (cam / peak).numpy(),
-            cmap=scale.colours,
+            cmap=scale.color_map,
             vmin=scale.low,
             vmax=1,
             alpha=_OPACITY,
@@ -357,27 +395,27 @@ def _draw_map(axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale) -> None:
 def _draw_boxes(axes: Axes, boxes: Tensor | None) -> None:
     if boxes is None:
         return
-    # Pixels are centred at whole numbers: their left edge lies half a pixel before.
+    # Pixels are centered at whole numbers: their left edge lies half a pixel before.
     for x0, y0, x1, y1 in (boxes.reshape(-1, 4) - 0.5).tolist():  # (k, 4)
-        for width, colour in ((3, "black"), (1.5, "white")):  # seen on any picture
+        for width, color in ((3, "black"), (1.5, "white")):  # seen on any picture
             axes.add_patch(
                 Rectangle(
-                    (x0, y0), x1 - x0, y1 - y0, fill=False, lw=width, edgecolor=colour
+                    (x0, y0), x1 - x0, y1 - y0, fill=False, lw=width, edgecolor=color
                 )
             )
 
 
 def _title(axes: Axes, text: str | None) -> None:
     lines = (text or "").splitlines()
-    wrapped = "\n".join(textwrap.fill(line, _LETTERS) for line in lines)
+    wrapped = "\n".join(textwrap.fill(line, _LINE_LENGTH) for line in lines)
     # A file's name may hold a dollar sign.
     axes.set_title(wrapped, fontsize=_FONT, parse_math=False)
 
 
-def _colour_bar(figure: Figure, cells: list[list[Axes]], scale: _Scale) -> None:
-    colours = ScalarMappable(Normalize(scale.low, 1), scale.colours)
+def _color_bar(figure: Figure, cells: list[list[Axes]], scale: _Scale) -> None:
+    mappable = ScalarMappable(Normalize(scale.low, 1), scale.color_map)
     bar = figure.colorbar(
-        colours,
+        mappable,
         ax=[axes for row in cells for axes in row],
         alpha=_OPACITY,
         aspect=25,

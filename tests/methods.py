@@ -1,7 +1,5 @@
 """The registered methods, as small as tests want them."""
 
-import inspect
-
 from captum_cams.attr.registry import METHODS
 
 METHOD_NAMES = sorted(METHODS)
@@ -11,11 +9,7 @@ WITH_LAYER = [name for name in OURS if METHODS[name].has_layer]
 # Methods whose maps are of the layer's size, and those that need its gradients.
 OF_LAYER = [name for name in WITH_LAYER if not METHODS[name].input_sized]
 BY_GRADIENT = [name for name in OF_LAYER if METHODS[name].gradients]
-WITH_BASELINES = [
-    name
-    for name in OURS
-    if "baselines" in inspect.signature(METHODS[name].attribution.attribute).parameters
-]
+WITH_BASELINES = [name for name in OURS if "baselines" in METHODS[name].arguments]
 
 
 def with_axiom(axiom):

@@ -30,6 +30,7 @@ FLOORS = [
     ["augmentation"],
     ["__init__"],
     ["evaluation"],
+    ["_cli_parser"],
     ["cli"],
     ["__main__"],
 ]

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
+from captum_cams.evaluation.layers import find_layers
 from captum_cams.evaluation.networks import Network
-from captum_cams.evaluation.places import find_places
 from captum_cams.reshape import channels_last, vit_tokens
 from tests import methods
 from tests.methods import OF_LAYER, OURS, WITH_LAYER
@@ -126,9 +126,9 @@ def test_architectures(name):
     assert group_cam.shape == (2, 1, case.side, case.side)
     assert igc.isfinite().all()
     assert group_cam.isfinite().all()
-    (place,) = find_places(Network(name, model, size=case.side), x[:1])
-    assert place.name == case.found
-    assert place.transform is (case.transform if case.found == case.layer else None)
+    (chosen,) = find_layers(Network(name, model, size=case.side), x[:1])
+    assert chosen.name == case.found
+    assert chosen.transform is (case.transform if case.found == case.layer else None)
 
 
 def test_every_family_is_there():

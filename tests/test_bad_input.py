@@ -16,7 +16,7 @@ from captum_cams.attr.rsi_grad_cam import UnitIntegrals
 from captum_cams.augmentation import GroupCamBlend
 from captum_cams.baselines import black, blurred, constant, neutral, uniform_noise
 from captum_cams.evaluation import evaluate
-from captum_cams.evaluation.protocols import parse_method
+from captum_cams.evaluation.methods import parse_method
 from captum_cams.path import blur_path, quadrature, reparametrized
 from captum_cams.visualization import curves, overlay, panel
 from tests.models import Function, TwoPart, network, random

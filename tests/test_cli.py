@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from captum_cams import LayerRSIGradCam, __version__, cli
+from captum_cams import LayerRSIGradCam, __version__, _cli_parser, cli
 from captum_cams.evaluation.pictures import read_picture
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import CLASSES, shape_pictures, shapes_model
@@ -311,8 +311,8 @@ def test_pictures_of_any_kind_are_read(mode):
     assert read_picture(name, 40).shape == (3, 40, 40)
 
 
-@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
-def test_sixteen_bits_of_grey_are_no_white(name):
+@pytest.mark.parametrize("name", ["gray.png", "gray.tif"])
+def test_sixteen_bits_of_gray_are_no_white(name):
     values = np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)
     Image.fromarray(values).save(name)
     wanted = torch.from_numpy(values.astype(np.float32)) / 65535
@@ -330,7 +330,11 @@ def test_names_that_are_no_unicode_are_spelled_out(tmp_path, capsys):
 
 def test_commas_within_brackets_part_nothing():
     text = "grad-cam, rise(n_masks=5,grid_size=(7,7)),xrai"
-    assert cli._names(text) == ["grad-cam", "rise(n_masks=5,grid_size=(7,7))", "xrai"]
+    assert _cli_parser._names(text) == [
+        "grad-cam",
+        "rise(n_masks=5,grid_size=(7,7))",
+        "xrai",
+    ]
 
 
 def test_a_photograph_is_turned_upright():

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from captum_cams.evaluation.datasets import open_dataset
-from captum_cams.evaluation.pictures import read_annotation, square
+from captum_cams.evaluation.pictures import crop_square, read_annotation
 
 
 def annotation(*objects, before=""):
@@ -40,7 +40,7 @@ def test_boxes_follow_the_picture(width, height):
     box = (12, 8, 18, 16)
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), box)
-    pixels, (seen,) = square(image, 60, torch.tensor([box]))
+    pixels, (seen,) = crop_square(image, 60, torch.tensor([box]))
     white = pixels[0] > 0.5  # (60, 60)
     rows, columns = white.any(1).nonzero(), white.any(0).nonzero()
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -51,7 +51,7 @@ def test_a_box_by_hand():
     """40 x 20 to 30 x 15 (times 3/4), of which the columns 7.5 to 22.5 are left."""
     image = Image.new("RGB", (40, 20))
     boxes = torch.tensor([[12, 4, 40, 20], [0, 0, 8, 20], [16, 8, 20, 12]])
-    pixels, seen = square(image, 15, boxes)
+    pixels, seen = crop_square(image, 15, boxes)
     assert pixels.shape == (3, 15, 15)
     # torchvision starts the crop at column 8, the even one of 7 and 8.
     assert seen.tolist() == [[1, 3, 15, 15], [4, 6, 7, 9]]
@@ -61,7 +61,7 @@ def test_pixels_are_those_of_torchvisions_transforms():
     noise = torch.randint(256, (20, 30, 3), dtype=torch.uint8)
     image = Image.fromarray(noise.numpy())
     wanted = transforms.center_crop(transforms.resize(image, [16]), [16])
-    assert torch.equal(square(image, 16)[0], transforms.to_tensor(wanted))
+    assert torch.equal(crop_square(image, 16)[0], transforms.to_tensor(wanted))
 
 
 def test_an_annotation_is_read(tmp_path):

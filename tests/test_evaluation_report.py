@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_cams.evaluation import figures, report, tables
+from captum_cams.evaluation import figures, papers, report, tables
 from captum_cams.evaluation.results import Records
+from captum_cams.evaluation.summary import Mean, Means, Summary
 
 EPS = [1e-8, 1e-4]
 METHODS = ["grad-cam", "rsi-grad-cam", "rise"]
@@ -131,7 +132,7 @@ def the_row(folder, **wanted):
 def test_means_and_standard_errors_are_those_by_hand(tmp_path):
     numbers = [0.25, None, 0.5, 1.0]
     records = [a_record(i, values={"average_drop": x}) for i, x in enumerate(numbers)]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     row = the_row(tmp_path, metric="average_drop", method="grad-cam")
     mean = 1.75 / 3
     squares = (0.25 - mean) ** 2 + (0.5 - mean) ** 2 + (1 - mean) ** 2
@@ -143,7 +144,7 @@ def test_means_and_standard_errors_are_those_by_hand(tmp_path):
 def test_running_means_agree_with_numpy_and_keep_equal_numbers_exact():
     values = np.random.default_rng(0).lognormal(size=(50, 3))
     values[values < 0.3] = np.nan
-    means = tables.Means(3)
+    means = Means(3)
     for row in values:
         means.add(row)
     for place, column in enumerate(values.T):
@@ -154,14 +155,14 @@ def test_running_means_agree_with_numpy_and_keep_equal_numbers_exact():
             known.std(ddof=1) / math.sqrt(len(known))
         )
         assert (mean.number, mean.missing) == (len(known), 50 - len(known))
-    same = tables.Means(1)
+    same = Means(1)
     for _ in range(7):
         same.add(np.array([0.1]))
     assert same[0] == (0.1, 0.0, 7, 0)
 
 
 def test_one_value_has_no_error_and_none_no_mean():
-    means = tables.Means(2)
+    means = Means(2)
     means.add(np.array([0.5, np.nan]))
     means.add(np.array([np.inf, np.inf]))  # not in this record
     assert means[0] == (0.5, None, 1, 0)
@@ -174,7 +175,7 @@ def test_by_class_and_mean_over_classes(tmp_path):
         a_record(i, values={"pointing_game": x, "pixel_energy": x / 4})
         for i, x in enumerate(hits)
     ]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     for metric, wanted in (("pointing_game", 0.5), ("pixel_energy", 0.125)):
         row = the_row(tmp_path, metric=metric, category="cat")
         assert float(row["mean"]) == wanted and row["count"] == "2"
@@ -189,14 +190,14 @@ def test_classes_that_share_a_name_stay_apart(tmp_path):
         a_record(i, target=target, category="crane", values={"pointing_game": 1.0})
         for i, target in enumerate((134, 517))
     ]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     names = {row["category"] for row in rows(tmp_path)}
     assert names == {"all", "crane (134)", "crane (517)"}
 
 
 def test_names_that_are_not_unicode_can_be_written(tmp_path):
     records = [a_record(category="caf\udce9", values={"pointing_game": 1.0})]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     assert the_row(tmp_path, metric="pointing_game", category="caf\\udce9")
 
 
@@ -212,16 +213,16 @@ def test_names_that_are_not_unicode_can_be_written(tmp_path):
     ],
 )
 def test_the_best_are_bold_by_the_metrics_direction(metric, means, best):
-    row = tables.cells([tables.Mean(mean, None, 1) for mean in means], metric)
+    row = tables.cells([Mean(mean, None, 1) for mean in means], metric)
     assert [i for i, cell in enumerate(row) if cell.best] == best
 
 
 def test_cells_are_written_as_in_the_papers():
-    (cell,) = tables.cells([tables.Mean(0.12345, 0.0021, 9)], "pixel_energy")
+    (cell,) = tables.cells([Mean(0.12345, 0.0021, 9)], "pixel_energy")
     assert cell.text == "12.35 ± 0.21"
-    (cell,) = tables.cells([tables.Mean(-1e-9, None, 1)], "overall")
+    (cell,) = tables.cells([Mean(-1e-9, None, 1)], "overall")
     assert cell.text == "0.0"
-    (cell,) = tables.cells([tables.Mean(None, None, 0, 3)], "overall")
+    (cell,) = tables.cells([Mean(None, None, 0, 3)], "overall")
     assert cell.text == "\N{EN DASH}"
 
 
@@ -235,7 +236,7 @@ def test_markdown_holds_the_papers_tables(tmp_path):
         a_record(9, ABLATIONS[0], values={"insertion_auc": 0.75}),
         a_record(9, "rise", "", values={"insertion_auc": 0.25}),
     ]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "# net \\<b\\> on folder" in text
     assert "| EBPG, % ↑ | 50.00 ± 0.00 | **62.50** ± 0.00 |" in text
@@ -250,7 +251,7 @@ def test_a_method_without_a_layer_stands_beside_every_layer(tmp_path):
         a_record(0, "grad-cam", "block.4", values={"overall": 0.5}),
         a_record(0, "grad-cam", "block.5", values={"overall": 0.125}),
     ]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert text.count("25.0") == 2
     assert "Insertion and deletion (Table 1): `block.4`" in text
@@ -261,7 +262,7 @@ def test_probability_of_dark_maps_is_of_the_dark_ones_alone(tmp_path):
         a_record(i, probability=p, values={"dark_heatmaps": [dark, 0.0]})
         for i, (p, dark) in enumerate([(0.5, 1.0), (0.75, 1.0), (0.1, 0.0)])
     ]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     row = the_row(tmp_path, metric="dark_heatmaps.probability[1e-08]")
     assert (float(row["mean"]), row["count"]) == (0.625, "2")
     names = [row["metric"] for row in rows(tmp_path)]
@@ -276,25 +277,25 @@ def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
         {"index": 2, "picture": "a", "skipped": "is broken"},
         {"index": 3, "picture": "b", "protocols": []},
     ]
-    summary = tables.Summary(a_run(), records)
+    summary = Summary(a_run(), records)
     assert (summary.read, summary.skipped.total()) == (3, 1)
     assert summary.pictures == {"rsi": 0, "igc": 0, "group-cam": 2}
     assert summary.targets["group-cam"] == 3
-    lines = tables.counts(summary)
+    lines = tables.picture_counts(summary)
     assert lines[:2] == ["3 of 4 pictures read, 1 skipped.", "Skipped, 1: is broken"]
     assert "Group-CAM uses 2 of them, with 3 explained classes: all." in lines
 
 
 def test_what_was_not_reached_is_told():
-    lines = tables.counts(tables.Summary(a_run(), []))
+    lines = tables.picture_counts(Summary(a_run(), []))
     assert lines[1] == "Not reached: 4; the run is not finished."
 
 
 def test_without_pictures_all_files_say_so(tmp_path):
     run, records = a_run(), [{"index": 0, "picture": "a", "protocols": []}]
-    tables.write(tmp_path, tables.Summary(run, records))
-    figures.write(tmp_path, tables.Summary(run, records), records)
-    report.write(tmp_path, tables.Summary(run, records), records, gallery)
+    tables.write(tmp_path, Summary(run, records))
+    figures.write(tmp_path, Summary(run, records), records)
+    report.write(tmp_path, Summary(run, records), records, gallery)
     for name in ("summary.md", "report.html"):
         text = (tmp_path / name).read_text("utf-8")
         assert "No picture passed the filter of RSI-Grad-CAM" in text
@@ -303,7 +304,7 @@ def test_without_pictures_all_files_say_so(tmp_path):
 
 def test_times_are_apart(tmp_path):
     records = [a_record(i, seconds=i + 1.0) for i in range(3)]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "timings.md").read_text("utf-8")
     assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
     assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
@@ -327,7 +328,7 @@ def test_files_of_any_ranks_give_the_same_bits(tmp_path):
             ]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (folder / f"results-{rank}.jsonl").write_text(text)
-        tables.write(folder, tables.Summary(run, Records(folder)))
+        tables.write(folder, Summary(run, Records(folder)))
         texts.append([(folder / f"summary.{e}").read_bytes() for e in ("csv", "md")])
     assert texts[0] == texts[1] == texts[2]
 
@@ -354,9 +355,9 @@ def evaluated(tmp_path_factory):
         asked.append(key)
         return gallery(*key)
 
-    tables.write(folder, tables.Summary(run, records))
-    figures.write(folder, tables.Summary(run, records), records)
-    report.write(folder, tables.Summary(run, records), records, noted)
+    tables.write(folder, Summary(run, records))
+    figures.write(folder, Summary(run, records), records)
+    report.write(folder, Summary(run, records), records, noted)
     return folder, asked
 
 
@@ -448,7 +449,7 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
 
 def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
     records = [a_record(values={"pixel_energy": 0.5, "average_drop": None})]
-    tables.write(tmp_path, tables.Summary(a_run(), records))
+    tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "| EBPG, % ↑ | 50.00 | \N{EN DASH} |" in text
     assert "| average drop, % ↓ | \N{EN DASH} | \N{EN DASH} |" in text
@@ -460,9 +461,7 @@ def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
 def test_metrics_of_other_papers_have_a_table_where_they_are_asked_for(tmp_path):
     run = a_run(settings={"metrics": ["bbox_score", "box_overlap", "overall"]})
     values = {"bbox_score": 0.25, "box_overlap.iou": [0.5, 0.75], "overall": 0.125}
-    tables.write(
-        tmp_path, tables.Summary(run, [a_record(values=values, protocols=["igc"])])
-    )
+    tables.write(tmp_path, Summary(run, [a_record(values=values, protocols=["igc"])]))
     text = (tmp_path / "summary.md").read_text("utf-8")
     table = text[text.index("### Other metrics") :]
     assert "| Bbox, % ↑ | 25.00 |" in text
@@ -475,10 +474,10 @@ def test_metrics_of_other_papers_have_a_table_where_they_are_asked_for(tmp_path)
 def test_ablations_are_apart_and_other_arguments_are_not():
     names = ["group-cam", *ABLATIONS, "group-cam(use_gradients=False)", "rise"]
     run = a_run(methods={"group-cam": names})
-    assert tables.ablation(run, "groups") == {8: ABLATIONS[0], 32: "group-cam"}
+    assert papers.ablation_methods(run, "groups") == {8: ABLATIONS[0], 32: "group-cam"}
     theta = {50: ABLATIONS[1], 70: "group-cam"}
-    assert tables.ablation(run, "denoise_percentile") == theta
-    assert tables.columns(run, "group-cam") == [names[0], *names[3:]]
+    assert papers.ablation_methods(run, "denoise_percentile") == theta
+    assert papers.compared_methods(run, "group-cam") == [names[0], *names[3:]]
     run = a_run(methods={"group-cam": ABLATIONS[:1]})
-    assert tables.ablation(run, "groups") == {}  # nothing to compare with
-    assert tables.columns(run, "group-cam") == ABLATIONS[:1]
+    assert papers.ablation_methods(run, "groups") == {}  # nothing to compare with
+    assert papers.compared_methods(run, "group-cam") == ABLATIONS[:1]

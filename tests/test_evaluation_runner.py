@@ -15,7 +15,8 @@ from PIL import Image
 from torch import nn
 
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
-from captum_cams.evaluation import evaluate, plan, runner
+from captum_cams.evaluation import batches, evaluate, plan, runner
+from captum_cams.evaluation.methods import ExplainTask, parse_method
 from captum_cams.evaluation.protocols import (
     ALL_METRICS,
     CURVE_STEPS,
@@ -26,14 +27,19 @@ from captum_cams.evaluation.protocols import (
     TOP,
     Candidate,
     ablations,
-    parse_method,
 )
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import shape_pictures, shapes_model
 
 MODEL = """
 import torch
+from captum.attr import LayerGradCam
 from torch import nn
+
+class Noisy(LayerGradCam):
+    def attribute(self, inputs, target=None, n=1):
+        maps = super().attribute(inputs, target).detach()
+        return maps + n * torch.rand_like(maps)
 
 def build():
     torch.manual_seed(1)
@@ -263,7 +269,7 @@ def test_a_run_killed_anywhere_goes_on(unbroken, no_report, monkeypatch, share, 
 
 def test_a_finished_run_is_not_done_again(unbroken, no_report, monkeypatch):
     monkeypatch.chdir(unbroken)
-    monkeypatch.setattr(runner, "_batch", None)
+    monkeypatch.setattr(runner, "explain_batch", None)
     before = (unbroken / "out/results-0.jsonl").read_bytes()
     evaluate("out", root="data", protocol="group-cam", **CUT)
     assert (unbroken / "out/results-0.jsonl").read_bytes() == before
@@ -348,11 +354,12 @@ def test_broken_files_are_one_sentence(
 
 def test_processes_share_a_run_exactly(pictures, tmp_path, no_report):
     """Started as torchrun starts them."""
-    chosen = CUT | {"batch_size": 2, "protocol": "group-cam"}
+    methods = ["grad-cam", "rise(n_masks=2)", "evaluated_net:Noisy(n=2)"]
+    chosen = CUT | {"batch_size": 2, "protocol": "group-cam", "methods": methods}
     whole = evaluate("out", root=pictures, **chosen)
     options = ["--dataset", "folder", "--root", pictures, "--protocol", "group-cam"]
     options += ["--model", "evaluated_net:build", "--size", 32, "--batch-size", 2]
-    options += ["--layers", 3, "--methods", "grad-cam,rise(n_masks=2)"]
+    options += ["--layers", 3, "--methods", ",".join(methods)]
     options += ["--metrics", "heatmap_mean,average_drop", "--device", "cpu"]
     for size in (2, 3):
         out = tmp_path / f"out{size}"
@@ -390,18 +397,18 @@ def test_a_picture_that_cannot_be_explained_is_skipped_alone(
         nn.Flatten(),
         nn.Linear(4, 2),
     )
-    explain = runner.Subject.explain
+    explain = ExplainTask.explain
 
-    def broken(subject, *arguments):
-        mean = subject.inputs.mean((1, 2, 3))
+    def broken(task, *arguments):
+        mean = task.inputs.mean((1, 2, 3))
         if torch.isclose(mean, darkest, rtol=1e-5).any():
             raise ValueError("it is too dark")
-        return explain(subject, *arguments)
+        return explain(task, *arguments)
 
     data = runner.open_dataset("folder", pictures)
     means = [data.load(i, 32).picture.mean() for i in range(5)]
     darkest = min(means)
-    monkeypatch.setattr(runner.Subject, "explain", broken)
+    monkeypatch.setattr(ExplainTask, "explain", broken)
     chosen = QUICK | {
         "model": model,
         "layers": ["1"],
@@ -418,7 +425,7 @@ def test_a_picture_that_cannot_be_explained_is_skipped_alone(
 def test_a_fault_of_the_machine_is_no_fault_of_a_picture(
     pictures, no_report, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(runner, "_clock", raises(RuntimeError("out of memory")))
+    monkeypatch.setattr(batches, "_clock", raises(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate("out", root=pictures, protocol="group-cam", **QUICK)
     assert not (tmp_path / "out/results-0.jsonl").read_text()
@@ -456,13 +463,13 @@ def test_labels_that_are_no_output(pictures, no_report, monkeypatch):
 def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
     pictures, no_report, monkeypatch
 ):
-    asked, explain = [], runner.Subject.explain
+    asked, explain = [], ExplainTask.explain
 
-    def watched(subject, name, places, *rest):
-        asked.append((name, len(places)))
-        return explain(subject, name, places, *rest)
+    def watched(task, spec, layers, *rest):
+        asked.append((spec.name, len(layers)))
+        return explain(task, spec, layers, *rest)
 
-    monkeypatch.setattr(runner.Subject, "explain", watched)
+    monkeypatch.setattr(ExplainTask, "explain", watched)
     evaluate("out", root=pictures, protocol="group-cam", **QUICK | {"batch_size": 6})
     shared = [("integrated-grad-cam", 2), ("rise", 2)]
     assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
@@ -511,7 +518,9 @@ def test_what_cannot_lose_its_weights_is_not_checked_for_sanity(pictures, no_rep
 def test_a_parameter_outside_of_all_layers_does_not_forbid_the_check():
     model = network_of(nn.Conv2d(3, 4, 3, stride=4))
     model.scale = nn.Parameter(torch.ones(1))
-    assert all(name != "randomization_check" for name, _ in plan._needs(model))
+    assert all(
+        name != "randomization_check" for name, _ in plan._missing_requirements(model)
+    )
 
 
 def network_of(convolution):
@@ -646,7 +655,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_batch", stop)
+    monkeypatch.setattr(runner, "explain_batch", stop)
     options = ["evaluate", "--limit", "1", "--size", "64", "--methods", "grad-cam"]
     assert cli.main([*options, "--out", "here"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err

@@ -17,12 +17,12 @@ def images():
 
 
 def cells(figure):
-    """All axes but those of colour bars."""
+    """All axes but those of color bars."""
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
 
 
 def drawn(axes):
-    """The map's image, which lies above the grey picture, as an array."""
+    """The map's image, which lies above the gray picture, as an array."""
     return axes.get_images()[1]
 
 
@@ -51,16 +51,16 @@ def test_signed_maps_diverge_from_zero_and_positive_ones_do_not(images):
     figure = panel(images, {"positive": positive, "signed": signed})
     _, one, two, *_ = (axes.get_images()[-1] for axes in cells(figure))
     assert (one.get_clim(), one.get_cmap().name) == ((0, 1), "viridis")
-    # All maps of a method are coloured alike, also those that are nowhere negative.
+    # All maps of a method are colored alike, also those that are nowhere negative.
     assert (two.get_clim(), two.get_cmap().name) == ((-1, 1), "RdBu_r")
-    assert len(figure.axes) - len(cells(figure)) == 2  # a colour bar of each kind
+    assert len(figure.axes) - len(cells(figure)) == 2  # a color bar of each kind
 
 
 def test_the_picture_shows_through(images):
     figure = overlay(images, torch.rand(N, 3, 4))
     for axes in cells(figure):
-        grey, cam = axes.get_images()
-        assert grey.get_cmap().name == "gray"
+        gray, cam = axes.get_images()
+        assert gray.get_cmap().name == "gray"
         assert 0 < cam.get_alpha() < 1
 
 

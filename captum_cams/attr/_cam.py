@@ -10,12 +10,7 @@ from torch import Tensor
 from torch.jit import ScriptModule
 from torch.nn import Module
 
-from captum_cams._validation import (
-    check_callable,
-    check_finite,
-    check_flags,
-    kind_of,
-)
+from captum_cams._validation import check_callable, check_finite, check_flags, kind_of
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.reshape import Transform, check_one_tensor
 from captum_cams.target_output import TargetOutput

@@ -8,10 +8,7 @@ from torch.nn import DataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._validation import (
-    check_flags,
-    check_inputs,
-)
+from captum_cams._validation import check_flags, check_inputs
 from captum_cams.attr._cam import (
     OneLayerCamAttribution,
     check_no_overflow,

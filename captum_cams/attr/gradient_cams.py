@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
-from captum_cams._validation import (
-    check_flags,
-    check_inputs,
-)
+from captum_cams._validation import check_flags, check_inputs
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
 from captum_cams.attr._pooling import combine, divide, pool, precise, total
 from captum_cams.attr.registry import Axiom, register

@@ -6,10 +6,7 @@ from typing import Any, Literal, overload
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._validation import (
-    check_count,
-    check_flags,
-)
+from captum_cams._validation import check_count, check_flags
 from captum_cams.attr._cam import Maps
 from captum_cams.attr._path_cam import (
     Integral,

@@ -1,9 +1,11 @@
 """The methods by name, and what each class declares about itself."""
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from captum.attr import Attribution, LayerAttribution, LayerGradCam
 
@@ -38,7 +40,8 @@ class Method:
         several_layers (bool): Whether the class takes a list of layers, which then
             share their passes. Default: False
         seeded (Callable, optional): Gives, for a seed, the arguments of `attribute`
-            that make its random numbers. Default: None, as it draws none
+            that make its random numbers. Default: None, where it draws none, or draws
+            them from torch's common generator, which the evaluation seeds
         limited_by_channels (str, optional): An argument of `attribute` that is at most
             the number of the layer's channels. Default: None
         libraries (dict): For each module that the method imports beyond the package's
@@ -76,25 +79,96 @@ class Method:
     homogeneity: int | None = None
 
     def __post_init__(self) -> None:
-        kind: object = self.attribution
-        if not isinstance(kind, type) or not issubclass(kind, Attribution):
-            raise TypeError(
-                f"attribution must be a class of captum.attr.Attribution, got {kind!r}"
+        _check_class(self.attribution)
+        for argument in (*self.defaults, *self.colors, *self.small):
+            if not self.takes(argument):
+                raise ValueError(
+                    f"{self.attribution.__name__}.attribute must take what is declared "
+                    f"of it, got {argument!r}, which is none of its arguments"
+                )
+        limited = self.limited_by_channels
+        default = getattr(self.arguments.get(limited or ""), "default", None)
+        if limited is not None and not isinstance(default, int):
+            raise ValueError(
+                "limited_by_channels must be an argument whose default is an integer, "
+                f"got {limited!r}"
             )
+        _check_words("colors", self.colors.values(), ("black", "white"))
+        _check_words("axioms", self.axioms, get_args(Axiom))
 
     @property
     def has_layer(self) -> bool:
         """Whether it looks at a layer."""
         return issubclass(self.attribution, LayerAttribution)
 
+    @property
+    def arguments(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments of `attribute`."""
+        return inspect.signature(self.attribution.attribute).parameters
 
-METHODS: dict[str, Method] = {}
+    def takes(self, argument: str) -> bool:
+        """Whether `attribute` has an argument of this name."""
+        parameters = self.arguments.values()
+        return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _check_class(attribution: object) -> None:
+    """A class that is built and asked for maps as Captum's are."""
+    if not isinstance(attribution, type) or not issubclass(attribution, Attribution):
+        raise TypeError(
+            "attribution must be a class of captum.attr.Attribution, got "
+            f"{attribution!r}"
+        )
+    if inspect.isabstract(attribution):
+        raise TypeError(
+            "attribution must be a class that can be built, got the abstract "
+            f"{attribution.__name__}"
+        )
+    has_layer = issubclass(attribution, LayerAttribution)
+    try:
+        inspect.signature(attribution).bind(*[None] * (1 + has_layer))
+        inspect.signature(attribution.attribute).bind(None, None, target=None)
+    except (AttributeError, TypeError) as error:
+        made = "a model and a layer" if has_layer else "a model"
+        raise TypeError(
+            f"attribution must be a class that is built from {made} and has a method "
+            f"attribute(inputs, target), got {attribution.__name__}: {error}"
+        ) from None
+
+
+def _check_words(name: str, words: Iterable[str], known: Sequence[str]) -> None:
+    for word in words:
+        if word not in known:
+            raise ValueError(f"{name} must be of {', '.join(known)}, got {word!r}")
+
+
+class _Methods(UserDict[str, Method]):
+    """Methods by names that commands can spell."""
+
+    def __setitem__(self, name: str, method: Method) -> None:
+        pattern = r"(?!all$)[a-z0-9]+(-[a-z0-9]+)*"  # commands take all for every one
+        if not isinstance(name, str) or not re.fullmatch(pattern, name):
+            raise ValueError(
+                "name must be of lower-case letters and digits, joined by hyphens, "
+                f"such as 'my-cam', and not 'all', got {name!r}"
+            )
+        if not isinstance(method, Method):
+            raise TypeError(f"{name} must be a Method(...), got {method!r}")
+        super().__setitem__(name, method)
+
+
+METHODS = _Methods()
 """The methods that commands, evaluation and tests know."""
 
 
 def register(name: str, **declaration: Any) -> Callable[[A], A]:
     """
     Decorates a class of attributions, which then is one of :data:`METHODS`.
+
+    Commands and :func:`captum_cams.evaluation.evaluate` take it by its name from then
+    on. On the command line, where nothing imports the class before, it is named with
+    its module: ``captum-cams explain cat.jpg --methods my_module:MyCam``.
+    ``METHODS["my-cam"] = Method(MyCam)`` does the same for a class that is there.
 
     Args:
         name (str): What commands call it, such as ``rsi-grad-cam``. A name that is
@@ -109,20 +183,26 @@ def register(name: str, **declaration: Any) -> Callable[[A], A]:
 
     Examples::
 
+        >>> from tempfile import TemporaryDirectory
         >>> from captum_cams.attr.gradient_cams import GradientCamAttribution
+        >>> from captum_cams.evaluation import evaluate
         >>> @register("absolute-grad-cam", several_layers=True, homogeneity=1)
         ... class LayerAbsoluteGradCam(GradientCamAttribution):
         ...     def weights(self, activations, gradients):
         ...         return gradients.abs().mean((2, 3), keepdim=True)
-        >>> METHODS["absolute-grad-cam"].has_layer
-        True
+        >>> with TemporaryDirectory() as folder:
+        ...     records = evaluate(
+        ...         folder,
+        ...         layers=["block4", "block5"],
+        ...         methods=["absolute-grad-cam"],
+        ...         metrics=["pixel_energy"],
+        ...         protocol="igc",
+        ...         limit=1,
+        ...     )
+        ...     [(record["method"], record["layer"]) for record in records]
+        [('absolute-grad-cam', 'block4'), ('absolute-grad-cam', 'block5')]
         >>> del METHODS["absolute-grad-cam"]
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise ValueError(
-            "name must be of lower-case letters and digits, joined by hyphens, such as "
-            f"'my-cam', got {name!r}"
-        )
 
     def add(kind: A) -> A:
         METHODS[name] = Method(kind, **declaration)

@@ -17,12 +17,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from captum_cams._validation import (
-    UserError,
-    check_choice,
-    check_count,
-)
-from captum_cams.evaluation.pictures import open_picture, read_annotation, square
+from captum_cams._validation import check_choice, check_count
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.pictures import crop_square, open_picture, read_annotation
 from captum_cams.examples import CLASSES, shape_pictures
 
 vision: Any = torchvision.datasets  # its types leave out what is public
@@ -60,7 +57,7 @@ class Sample(NamedTuple):
     picture: Tensor
     """(3, size, size) in [0, 1]."""
     boxes: Mapping[int, Tensor]
-    """By the class' place in :attr:`DataSet.classes`, ascending; (n, 4) each, n may
+    """By the class' index in :attr:`DataSet.classes`, ascending; (n, 4) each, n may
     be 0."""
 
 
@@ -68,9 +65,9 @@ class DataSet(NamedTuple):
     """Pictures by number, read when their turn comes."""
 
     names: Sequence[str]
-    """For people, one a picture."""
+    """One for each picture, to be shown."""
     classes: Sequence[str]
-    """What its pictures show; empty where they are labelled by a network's outputs."""
+    """What its pictures show; empty where they are labeled by a network's outputs."""
     load: Callable[[int, int], Sample]
     """The sample of a number at a size; UserError says why there is none."""
 
@@ -94,7 +91,7 @@ def open_dataset(
             ``coco``: such as ``val2017``. Default: None, the first of `SPLITS` there is
         labels (str or Path, optional): ``imagenet``: a CSV file with a header and the
             columns ``picture`` (or ``file``) and ``class`` (or ``class_index``): its
-            place in the network's output. Default: None, by the wnids of the
+            index in the network's output. Default: None, by the wnids of the
             annotations, which ``LOC_synset_mapping.txt`` lists
         limit (int, optional): How many pictures ``shapes`` draws. Default: None
         seed (int): Seed of the pictures of ``shapes``. Default: 0
@@ -267,7 +264,7 @@ def _wnids(base: Path) -> dict[str, int]:
             f"dataset imagenet needs its 1000 classes: LOC_synset_mapping.txt or the "
             f"folders of Data/CLS-LOC/train in {base}, or give labels, a CSV file"
         )
-    return {wnid: place for place, wnid in enumerate(wnids)}
+    return {wnid: index for index, wnid in enumerate(wnids)}
 
 
 def _labels(path: Path) -> dict[str, int]:
@@ -299,5 +296,5 @@ def _sample(
     pixels = torch.empty(0)
     for label in sorted(boxes):
         rows = torch.tensor(boxes[label], dtype=torch.float32).reshape(-1, 4)  # (n, 4)
-        pixels, seen[label] = square(image, size, rows)
+        pixels, seen[label] = crop_square(image, size, rows)
     return Sample(pixels, seen)

@@ -2,13 +2,13 @@
 From records to the papers' figures: one PNG each, in the folder ``figures``.
 
 The rolling means and boxplots of RSI-Grad-CAM need one number a picture; all else is
-drawn from the means of :mod:`captum_cams.evaluation.tables`.
+drawn from the means of :mod:`captum_cams.evaluation.summary`.
 """
 
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +16,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from captum_cams.evaluation.records import Record, Run
-from captum_cams.evaluation.tables import (
+from captum_cams.evaluation.papers import (
     AREAS,
     STYLES,
-    Array,
-    Mean,
-    Summary,
-    ablation,
+    ablation_methods,
     arrow,
-    columns,
-    parameters,
-    used_by,
-    value_of,
+    compared_methods,
+    metric_parameters,
 )
+from captum_cams.evaluation.plotting import (
+    COLORS,
+    LINES,
+    MARKS,
+    axis_label,
+    draw_line,
+    layer_title,
+    legend,
+    line_style,
+    panel_each_layer,
+    panels,
+)
+from captum_cams.evaluation.records import Record, Run
+from captum_cams.evaluation.summary import Array, Summary, metric_value, protocols_of
 
 FOLDER = "figures"
 
@@ -43,14 +51,6 @@ _ROLLING = (
     "box_overlap.ior",
 )
 _BOXES = ("heatmap_mean", "heatmap_mean(normalize)")
-# Okabe and Ito's colors without the yellow, which white paper swallows; styles of
-# another number, so that a color and a style meet again only after 35 lines.
-_COLORS = ["#000000", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"]
-_LINES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))]
-_MARKS = "osD^vPX"
-_PANEL = 3.6, 3.0  # inches
-_ACROSS = 4  # panels
-_LEGEND = 2.1  # inches of a column
 
 
 class _Drawing(NamedTuple):
@@ -72,32 +72,32 @@ def rolling_mean(values: Array, window: int) -> Array:
 
 
 class _Pictures:
-    """Numbers of the pictures of RSI-Grad-CAM's protocol."""
+    """Values and probabilities of each picture in RSI-Grad-CAM's protocol."""
 
     def __init__(self, run: Run, records: Iterable[Record]) -> None:
         self.values: dict[tuple[str, str, str, int], array[float]] = {}
         self.probability: dict[tuple[str, str], array[float]] = {}
         for record in records:
-            if "method" not in record or "rsi" not in used_by(run, record):
+            if "method" not in record or "rsi" not in protocols_of(run, record):
                 continue
             of = record["method"], record["layer"]
             self.probability.setdefault(of, array("d")).append(record["probability"])
             for metric in (*_ROLLING, *_BOXES):
-                value = value_of(record, metric)
+                value = metric_value(record, metric)
                 row = value if isinstance(value, list) else [value]
-                for place, number in enumerate(row):
-                    key = (*of, metric, place)
+                for position, number in enumerate(row):
+                    key = (*of, metric, position)
                     known = number is not None and math.isfinite(number)
                     self.values.setdefault(key, array("d")).append(
                         number if number is not None and known else math.nan
                     )
 
     def of(
-        self, method: str, layer: str, metric: str, place: int = 0
+        self, method: str, layer: str, metric: str, position: int = 0
     ) -> tuple[Array, Array] | None:
         """Probabilities and values, in the pictures' order."""
         for name in (layer, ""):
-            values = self.values.get((method, name, metric, place))
+            values = self.values.get((method, name, metric, position))
             if values is not None and not np.isnan(values).all():
                 return np.array(self.probability[method, name]), np.array(values)
         return None
@@ -138,64 +138,11 @@ def _all(summary: Summary, records: Iterable[Record]) -> Iterator[_Drawing]:
         yield from _sanity(summary)
 
 
-def _style(run: Run, protocol: str, method: str) -> dict[str, Any]:
-    """The same in every figure of a protocol."""
-    number = run["methods"][protocol].index(method)
-    return {
-        "color": _COLORS[number % len(_COLORS)],
-        "linestyle": _LINES[number % len(_LINES)],
-        "label": method,
-    }
-
-
-def _panels(
-    titles: Sequence[str], across: int = _ACROSS, height: float = 1
-) -> tuple[Figure, list[Axes]]:
-    """A row of axes or several."""
-    wide = min(len(titles), across)
-    rows = -(-len(titles) // wide)
-    size = max(wide * _PANEL[0], 5.4), rows * _PANEL[1] * height + 0.7
-    figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, wide, squeeze=False).flat)
-    for unused in axes[len(titles) :]:
-        unused.remove()
-    for one, text in zip(axes, titles, strict=False):
-        one.set_title(text, fontsize=9, parse_math=False)
-        one.tick_params(labelsize=8)
-        one.grid(alpha=0.3, linewidth=0.6)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes[: len(titles)]
-
-
-def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One below all panels."""
-    entries: dict[Any, Any] = {}
-    for one in axes:
-        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if entries:
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=min(len(entries), int(figure.get_figwidth() // _LEGEND)),
-            fontsize=8,
-            frameon=False,
-            handlelength=3.5,
-        )
-
-
-def _layer(layer: str) -> str:
-    return f"layer {layer}" if layer else ""
-
-
-def _axis(metric: str) -> str:
-    return STYLES[metric].text + arrow(metric)
-
-
 def _boxplots(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Drawing]:
     layers, methods = summary.layers("rsi"), summary.run["methods"]["rsi"]
-    figure, axes = _panels([_layer(layer) for layer in layers], across=3, height=1.1)
+    figure, axes = panels(
+        [layer_title(layer) for layer in layers], across=3, height=1.1
+    )
     drawn = False
     for one, layer in zip(axes, layers, strict=True):
         found = {method: pictures.of(method, layer, metric) for method in methods}
@@ -207,12 +154,12 @@ def _boxplots(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_D
             showfliers=False,
             whis=(5, 95),
             showmeans=True,
-            medianprops={"color": _COLORS[3], "linewidth": 2},
+            medianprops={"color": COLORS[3], "linewidth": 2},
             meanprops={
                 "marker": "D",
                 "markersize": 4,
-                "markerfacecolor": _COLORS[2],
-                "markeredgecolor": _COLORS[2],
+                "markerfacecolor": COLORS[2],
+                "markeredgecolor": COLORS[2],
             },
         )
         if metric == "heatmap_mean" and all((row > 0).all() for row in rows.values()):
@@ -223,7 +170,7 @@ def _boxplots(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_D
         else:
             one.set_ylim(bottom=0)
         one.set_xticks(range(1, len(rows) + 1), list(rows), rotation=25, ha="right")
-        one.set_ylabel(_axis(metric), fontsize=8)
+        one.set_ylabel(axis_label(metric), fontsize=8)
         drawn = True
     if drawn:
         number = "14" if "normalize" in metric else "13"
@@ -238,27 +185,27 @@ def _boxplots(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_D
 
 
 def _dark(summary: Summary) -> Iterator[_Drawing]:
-    """Shares above, probabilities below."""
+    """Shares of dark maps in the upper row, probabilities of their pictures below."""
     run, layers = summary.run, summary.layers("rsi")
     metrics = ("dark_heatmaps", "dark_heatmaps.probability")
-    titles = [_layer(layer) for layer in layers] * 2
-    figure, axes = _panels(titles, across=len(layers), height=0.85)
+    titles = [layer_title(layer) for layer in layers] * 2
+    figure, axes = panels(titles, across=len(layers), height=0.85)
     drawn = False
     for number, one in enumerate(axes):
         metric = metrics[number // len(layers)]
         scale = STYLES[metric].scale
         for method in run["methods"]["rsi"]:
             means = summary.curve("rsi", method, layers[number % len(layers)], metric)
-            drawn |= _line(
-                one, run["eps"], means, _style(run, "rsi", method), scale, "o"
+            drawn |= draw_line(
+                one, run["eps"], means, line_style(run, "rsi", method), scale, "o"
             )
         one.set_xscale("log")
         one.set_xlim(run["eps"][0] / 2, run["eps"][-1] * 2)
         one.set_xlabel("eps", fontsize=8)
-        one.set_ylabel(_axis(metric), fontsize=8)
+        one.set_ylabel(axis_label(metric), fontsize=8)
         if scale == 100:
             one.set_ylim(-3, 103)
-    _legend(figure, axes)
+    legend(figure, axes)
     if drawn:
         caption = (
             "Dark heat maps against eps, and the mean probability of their pictures "
@@ -267,35 +214,15 @@ def _dark(summary: Summary) -> Iterator[_Drawing]:
         yield _Drawing("rsi-dark-heatmaps", "rsi", caption, figure)
 
 
-def _line(
-    axes: Axes,
-    x: Sequence[float] | Array,
-    means: Sequence[Mean],
-    style: dict[str, Any],
-    scale: float,
-    marker: str = "",
-) -> bool:
-    """A line of means in a band of two standard errors; whether there is one."""
-    y = np.array([np.nan if m.mean is None else m.mean for m in means]) * scale
-    if np.isnan(y).all():
-        return False
-    errors = np.array([m.standard_error or 0 for m in means]) * scale
-    axes.plot(x, y, lw=1.5, marker=marker, markersize=3.5, **style)
-    axes.fill_between(
-        x, y - 2 * errors, y + 2 * errors, color=style["color"], alpha=0.1
-    )
-    return True
-
-
 def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Drawing]:
     run, layers = summary.run, summary.layers("rsi")
     numbers = {"average_drop": "16", "increase_in_confidence": "17"}
     paper = f"Fig. {numbers.get(metric, '19-21')}"
     label = STYLES[metric].label
     stem = f"rsi-rolling-{metric.split('.')[-1]}"
-    at = parameters(run, metric)
+    at = metric_parameters(run, metric)
     if len(at) == 1:
-        sheets = [(stem, "", [(_layer(layer), layer, 0) for layer in layers])]
+        sheets = [(stem, "", [(layer_title(layer), layer, 0) for layer in layers])]
     else:
         sheets = [
             (
@@ -306,20 +233,20 @@ def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Dr
             for layer in layers
         ]
     for name, where, cells in sheets:
-        figure, axes = _panels([title for title, *_ in cells])
+        figure, axes = panels([title for title, *_ in cells])
         window = 0
-        for one, (_, layer, place) in zip(axes, cells, strict=True):
+        for one, (_, layer, position) in zip(axes, cells, strict=True):
             for method in run["methods"]["rsi"]:
-                found = pictures.of(method, layer, metric, place)
+                found = pictures.of(method, layer, metric, position)
                 if found is not None:
-                    style = _style(run, "rsi", method)
+                    style = line_style(run, "rsi", method)
                     window = _roll(one, *found, style, STYLES[metric].scale)
             low, high = one.get_ylim()
             if high - low < 1:  # a flat line is no news
                 one.set_ylim(low - 1, high + 1)
             one.set_xlabel("rank by probability (below: probability)", fontsize=8)
-            one.set_ylabel(_axis(metric), fontsize=8)
-        _legend(figure, axes)
+            one.set_ylabel(axis_label(metric), fontsize=8)
+        legend(figure, axes)
         if window:
             over = "1 picture" if window == 1 else f"{window} pictures"
             caption = (
@@ -332,7 +259,7 @@ def _rolling(summary: Summary, pictures: _Pictures, metric: str) -> Iterator[_Dr
 def _roll(
     axes: Axes, probability: Array, values: Array, style: dict[str, Any], scale: float
 ) -> int:
-    """Returns the window."""
+    """Draws a rolling mean by rank of probability, and returns its window."""
     order = np.argsort(probability, kind="stable")
     window = min(_WINDOW, max(1, len(order) // 10))
     means = rolling_mean(values[order], window) * scale
@@ -353,20 +280,22 @@ def _curves(summary: Summary) -> Iterator[_Drawing]:
     metrics = ("insertion_curve", "deletion_curve")
     kinds = [(layer, metric) for layer in layers for metric in metrics]
     titles = [
-        ", ".join(filter(None, (metric.split("_")[0], _layer(layer))))
+        ", ".join(filter(None, (metric.split("_")[0], layer_title(layer))))
         for layer, metric in kinds
     ]
-    figure, axes = _panels(titles, across=2)
+    figure, axes = panels(titles, across=2)
     drawn = False
     for one, (layer, metric) in zip(axes, kinds, strict=True):
         shares = np.linspace(0, 100, run["curve_steps"] + 1)
-        for method in columns(run, "group-cam"):
+        for method in compared_methods(run, "group-cam"):
             means = summary.curve("group-cam", method, layer, metric)
-            drawn |= _line(one, shares, means, _style(run, "group-cam", method), 1)
+            drawn |= draw_line(
+                one, shares, means, line_style(run, "group-cam", method), 1
+            )
         what = "shown" if metric.startswith("insertion") else "removed"
         one.set_xlabel(f"pixels {what}, %", fontsize=8)
         one.set_ylabel("mean probability", fontsize=8)
-    _legend(figure, axes)
+    legend(figure, axes)
     if drawn:
         caption = (
             "Mean insertion and deletion curves (Fig. 4); bands are two standard "
@@ -386,7 +315,7 @@ def _ablations(summary: Summary) -> Iterator[_Drawing]:
             "de-noising percentile theta (Fig. 5)",
         ),
     ):
-        points = ablation(run, argument)
+        points = ablation_methods(run, argument)
         if not points:
             continue
         x = np.array(list(points))
@@ -401,11 +330,11 @@ def _ablations(summary: Summary) -> Iterator[_Drawing]:
                     for method in points.values()
                 ]
                 text = f"{STYLES[metric].label}{arrow(metric)}"
-                style = {"color": _COLORS[i], "linestyle": _LINES[i], "label": text}
-                drawn |= _line(one, x, means, style, STYLES[metric].scale, _MARKS[i])
+                style = {"color": COLORS[i], "linestyle": LINES[i], "label": text}
+                drawn |= draw_line(one, x, means, style, STYLES[metric].scale, MARKS[i])
             return drawn
 
-        figure, axes, drawn = _each_layer(layers, draw)
+        figure, axes, drawn = panel_each_layer(layers, draw)
         for one in axes:
             if argument == "groups":
                 one.set_xscale("log", base=2)
@@ -413,18 +342,10 @@ def _ablations(summary: Summary) -> Iterator[_Drawing]:
             one.set_xticks(x, [f"{value:g}" for value in x])
             one.set_xlabel(label, fontsize=8)
             one.set_ylabel("area under the curve, %", fontsize=8)
-        _legend(figure, axes)
+        legend(figure, axes)
         if drawn:
             caption = f"Group-CAM by {paper}, with bands of two standard errors."
             yield _Drawing(stem, "group-cam", caption, figure)
-
-
-def _each_layer(
-    layers: Sequence[str], draw: Callable[[Axes, str], bool]
-) -> tuple[Figure, list[Axes], bool]:
-    figure, axes = _panels([_layer(layer) for layer in layers], across=3)
-    drawn = [draw(one, layer) for one, layer in zip(axes, layers, strict=True)]
-    return figure, axes, any(drawn)
 
 
 def _sanity(summary: Summary) -> Iterator[_Drawing]:
@@ -436,20 +357,22 @@ def _sanity(summary: Summary) -> Iterator[_Drawing]:
 
         def draw(one: Axes, layer: str, metric: str = metric) -> bool:
             drawn = False
-            for i, method in enumerate(columns(run, "group-cam")):
+            for i, method in enumerate(compared_methods(run, "group-cam")):
                 means = summary.curve("group-cam", method, layer, metric)
-                mark = _MARKS[i % len(_MARKS)]
-                drawn |= _line(one, x, means, _style(run, "group-cam", method), 1, mark)
+                mark = MARKS[i % len(MARKS)]
+                drawn |= draw_line(
+                    one, x, means, line_style(run, "group-cam", method), 1, mark
+                )
             return drawn
 
-        figure, axes, drawn = _each_layer(layers, draw)
+        figure, axes, drawn = panel_each_layer(layers, draw)
         name = STYLES[metric].label
         for one in axes:
             one.axhline(0, color="0.5", lw=0.8)
             one.set_xticks(x, run["randomized"], rotation=35, ha="right")
             one.set_xlabel("randomized down to layer", fontsize=8)
             one.set_ylabel(f"{name} with the trained map ↓", fontsize=8)
-        _legend(figure, axes)
+        legend(figure, axes)
         if drawn:
             caption = (
                 f"Sanity check (Fig. 6): {name} of the maps before and after layers "

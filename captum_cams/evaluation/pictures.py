@@ -11,9 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from captum_cams._validation import (
-    UserError,
-)
+from captum_cams.evaluation.errors import UserError
 
 transforms: Any = functional  # its types know tensors alone
 tensors: Any = tv_tensors  # its types leave out what is public
@@ -32,8 +30,8 @@ def open_picture(path: str | Path) -> Any:
             image: Image.Image = file
             if file.mode == "I" or file.mode.startswith("I;16"):
                 # Pillow would cut 16 bits off at 255, and leave almost all white.
-                grey = np.asarray(file) // 256
-                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                gray = np.asarray(file) // 256
+                image = Image.fromarray(gray.clip(0, 255).astype(np.uint8))
             return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise all kinds
         reason = getattr(error, "strerror", None) or "not a picture, or a broken one"
@@ -41,16 +39,18 @@ def open_picture(path: str | Path) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text with what is no Unicode, as names of files may have it, spelled out."""
+    """A text whose bytes that are no Unicode, as files' names may have, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_picture(path: str | Path, size: int) -> Tensor:
     """The upright picture's central square in [0, 1], (3, size, size)."""
-    return square(ImageOps.exif_transpose(open_picture(path)), size)[0]
+    return crop_square(ImageOps.exif_transpose(open_picture(path)), size)[0]
 
 
-def square(image: Any, size: int, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def crop_square(
+    image: Any, size: int, boxes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """
     The central square of a picture, and what of its boxes lies inside.
 

@@ -1,31 +1,31 @@
 """What a run will do, settled before it starts."""
 
 import hashlib
+import itertools
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._validation import UserError, warn
+from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
-from captum_cams.evaluation.networks import Network, Place, spelled
-from captum_cams.evaluation.places import find_places
-from captum_cams.evaluation.protocols import (
-    PROTOCOLS,
-    RANDOMIZATION,
-    Spec,
-    parse_method,
-)
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.layers import LayerInfo, find_layers
+from captum_cams.evaluation.methods import MethodSpec, check_transforms, parse_method
+from captum_cams.evaluation.networks import Network, transform_name
+from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION
 from captum_cams.evaluation.records import Run
+from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
 
@@ -45,11 +45,11 @@ class Plan(NamedTuple):
     targets: Sequence[int | None]
     """The model's output for each class of the data set; None where it has none, and
     empty where the classes are the outputs."""
-    places: list[Place]
-    specs: list[Spec]
+    layers: list[LayerInfo]
+    specs: list[MethodSpec]
     asked: Asked
     indices: list[int]
-    """Of the pictures, ascending."""
+    """Those of the pictures, ascending."""
     batch_size: int
     sanity: frozenset[int]
     seed: int
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
         return math.ceil(len(self.indices) / self.batch_size)
 
     def batch(self, number: int) -> list[int]:
-        """The indices of a batch, which depend on nothing but its number."""
+        """The indices of a batch's pictures, the same in every process."""
         start = number * self.batch_size
         return self.indices[start : start + self.batch_size]
 
@@ -70,54 +70,99 @@ def make_plan(
     network: Network,
     data: DataSet,
     layers: Sequence[str] | None,
-    given: dict[str, Any],
+    settings: Settings,
     device: torch.device,
     reshape: Transform | None = None,
 ) -> Plan:
+    """
+    The plan of a run.
+
+    Raises:
+        UserError: If layers, methods, metrics, network and data do not fit each other.
+    """
     blank = torch.zeros(1, 3, network.size, network.size, device=device)
-    if layers is None and given["model"] is None:
+    if layers is None and settings.model is None:
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
-    places = find_places(network, blank, names, reshape)
-    outputs = places[0].classes
-    channels = min(place.shape[0] for place in places)
-    asked = _asked(given, channels, network.model)
-    specs = {label: parse_method(label) for of in asked.values() for label in of}
-    for spec in specs.values():
-        limited = METHODS[spec.name].limited_by_channels
-        number = spec.arguments.get(limited, 1) if limited else 1
-        if isinstance(number, int) and number > channels:
-            raise UserError(
-                f"{spec.label} needs a layer of as many channels, got {channels}; ask "
-                f"for fewer {limited}"
-            )
-    indices = list(range(len(data.names)))
-    if given["limit"] is not None and given["limit"] < len(indices):
-        generator = torch.Generator().manual_seed(given["seed"])
-        drawn = torch.randperm(len(indices), generator=generator)[: given["limit"]]
+    found = find_layers(network, blank, names, reshape)
+    channels = min(info.shape[0] for info in found)
+    asked = _asked(settings, channels, network.model)
+    labels = dict.fromkeys(itertools.chain(*asked.values()))
+    specs = [parse_method(label) for label in labels]
+    for spec in specs:
+        check_transforms(spec, found)
+        _check_channels(spec, channels)
+    indices = _indices(len(data.names), settings)
+    return Plan(
+        network=network,
+        data=data,
+        targets=_targets(data, network, found[0].classes),
+        layers=found,
+        specs=specs,
+        asked=asked,
+        indices=indices,
+        batch_size=settings.batch_size,
+        sanity=frozenset(indices[: settings.sanity_pictures]),
+        seed=settings.seed,
+        device=device,
+        run=_run(network, found, asked, settings, device, len(indices)),
+    )
+
+
+def _indices(pictures: int, settings: Settings) -> list[int]:
+    """The pictures of the run, drawn by its seed where it has a limit, ascending."""
+    indices = list(range(pictures))
+    if settings.limit is not None and settings.limit < pictures:
+        generator = torch.Generator().manual_seed(settings.seed)
+        drawn = torch.randperm(pictures, generator=generator)[: settings.limit]
         indices = drawn.sort().values.tolist()
-    named = len(network.classes) == outputs
-    reshaped = {at.name: spelled(at.transform) for at in places if at.transform}
-    run = Run(
+    return indices
+
+
+def _check_channels(spec: MethodSpec, channels: int) -> None:
+    """Whether the layer with the fewest channels has as many as a method is asked."""
+    limited = spec.method.limited_by_channels
+    number = spec.arguments.get(limited, 1) if limited else 1
+    if isinstance(number, int) and number > channels:
+        raise UserError(
+            f"{spec.label} needs a layer of as many channels, got {channels}; ask for "
+            f"fewer {limited}"
+        )
+
+
+def _run(
+    network: Network,
+    layers: Sequence[LayerInfo],
+    asked: Asked,
+    settings: Settings,
+    device: torch.device,
+    pictures: int,
+) -> Run:
+    """What ``run.json`` will hold."""
+    named = len(network.classes) == layers[0].classes
+    reshaped = {
+        info.name: transform_name(info.transform) for info in layers if info.transform
+    }
+    return Run(
         settings={
-            **given,
+            **asdict(settings),
             "reshape": reshaped or None,
             "device": device.type,
             "size": network.size,
             "mean": list(network.mean),
             "std": list(network.std),
             "digest of the parameters": _digest(network.model),
-            "digest of the labels": _digest_of_file(given["labels"]),
+            "digest of the labels": _digest_of_file(settings.labels),
         },
         network=network.name,
-        pictures=len(indices),
+        pictures=pictures,
         methods={name: [*of] for name, of in asked.items()},
-        layers=[place.name for place in places],
+        layers=[info.name for info in layers],
         classes=list(network.classes) if named else [],
         eps=protocols.EPS,
         thresholds=protocols.THRESHOLDS,
         curve_steps=protocols.CURVE_STEPS,
-        randomized=_stages(network.model) if _asks(RANDOMIZATION, asked) else [],
+        randomized=_stages(network.model) if _is_asked(RANDOMIZATION, asked) else [],
         versions={
             "captum_cams": __version__,
             "python": platform.python_version(),
@@ -125,47 +170,33 @@ def make_plan(
         },
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    return Plan(
-        network,
-        data,
-        _targets(data, network, outputs),
-        places,
-        list(specs.values()),
-        asked,
-        indices,
-        given["batch_size"],
-        frozenset(indices[: given["sanity_pictures"]]),
-        given["seed"],
-        device,
-        run,
-    )
 
 
-def _asked(given: Mapping[str, Any], channels: int, model: Module) -> Asked:
+def _asked(settings: Settings, channels: int, model: Module) -> Asked:
     """For each protocol its methods, and the metrics of each."""
-    methods, metrics = given["methods"], given["metrics"]
+    methods, metrics = settings.methods, settings.metrics
     protocols.check_metrics(metrics or ())
-    names = [*PROTOCOLS] if given["protocol"] == "all" else [given["protocol"]]
+    names = [*PROTOCOLS] if settings.protocol == "all" else [settings.protocol]
     asked: Asked = {}
     for name in names:
         usual = PROTOCOLS[name]
         chosen = methods or usual.methods
-        if given["dataset"] == "shapes" and methods is None:
+        if settings.dataset == "shapes" and methods is None:
             chosen = [protocols.FOR_SHAPES.get(text, text) for text in chosen]
         labels = [parse_method(text).label for text in chosen]
         wanted = [*(metrics or usual.metrics)]
         asked[name] = dict.fromkeys(labels, wanted)
         if methods is None and metrics is None:
             slow = [label for label in labels if label not in protocols.SANITY_OF]
-            asked[name] |= dict.fromkeys(slow, _but(RANDOMIZATION, wanted))
+            asked[name] |= dict.fromkeys(slow, _leave_out(RANDOMIZATION, wanted))
         of_ablations = [m for m in wanted if m in protocols.OF_ABLATIONS]
         if name == "group-cam" and methods is None and of_ablations:
             labels = protocols.ablations(channels)
             asked[name] |= dict.fromkeys(labels, of_ablations)
-    if not given["sanity_pictures"]:
+    if not settings.sanity_pictures:
         asked = _without(RANDOMIZATION, asked)
     by_name = {parse_method(text).name for text in methods or ()} | {*(metrics or ())}
-    for name, need in _needs(model):
+    for name, need in _missing_requirements(model):
         if _without(name, asked) == asked:
             continue
         if name in by_name:
@@ -175,8 +206,8 @@ def _asked(given: Mapping[str, Any], channels: int, model: Module) -> Asked:
     return asked
 
 
-def _needs(model: Module) -> Iterator[tuple[str, str]]:
-    """What methods and metrics do without here, as a sentence."""
+def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
+    """Methods and metrics that cannot run here, each with the reason as a sentence."""
     needs = {name: method.libraries for name, method in METHODS.items()}
     for name, libraries in (needs | {RANDOMIZATION: _SANITY}).items():
         missing = [library for library in libraries if util.find_spec(library) is None]
@@ -198,7 +229,7 @@ def _without(name: str, asked: Asked) -> Asked:
     """The plan with a method or metric taken out."""
     return {
         protocol: {
-            label: _but(name, metrics)
+            label: _leave_out(name, metrics)
             for label, metrics in of.items()
             if label.partition("(")[0] != name
         }
@@ -206,16 +237,16 @@ def _without(name: str, asked: Asked) -> Asked:
     }
 
 
-def _but(name: str, metrics: Sequence[str]) -> list[str]:
+def _leave_out(name: str, metrics: Sequence[str]) -> list[str]:
     return [metric for metric in metrics if metric != name]
 
 
-def _asks(metric: str, asked: Asked) -> bool:
+def _is_asked(metric: str, asked: Asked) -> bool:
     return any(metric in names for of in asked.values() for names in of.values())
 
 
 def _digest(model: Module) -> str:
-    """Of all weights: another file of the same name is another run."""
+    """A digest of all weights: other weights under the same name are another run."""
     total = hashlib.sha256()
     for name, value in model.state_dict().items():
         total.update(name.encode())
@@ -252,7 +283,7 @@ def _stages(model: Module) -> list[str]:
 
 
 def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
-    """By place where there are as many classes as outputs, else by name."""
+    """Matches classes and outputs by order where they are as many, else by name."""
     if not data.classes:
         return []
     if len(data.classes) == outputs:
@@ -262,10 +293,10 @@ def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
         return name.lower().replace("_", " ").replace("-", " ")
 
     # Names that differ in case alone are two classes: exact ones come first.
-    exact = {name: place for place, name in enumerate(network.classes)}
-    alike = {key(name): place for place, name in enumerate(network.classes)}
+    exact = {name: output for output, name in enumerate(network.classes)}
+    alike = {key(name): output for output, name in enumerate(network.classes)}
     found = [exact.get(name, alike.get(key(name))) for name in data.classes]
-    if all(place is None for place in found):
+    if all(output is None for output in found):
         raise UserError(
             f"{network.name} has {outputs} outputs, the data set {len(data.classes)} "
             f"classes such as {data.classes[0]!r}, and no name in common; give a model "

@@ -4,20 +4,16 @@ The papers' protocols: which pictures, methods and metrics each of them takes.
 :data:`PROTOCOLS` is the table; the rest says how its words become calls.
 """
 
-import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from captum_cams import metrics
-from captum_cams._validation import (
-    UserError,
-)
-from captum_cams.attr.registry import METHODS
 from captum_cams.baselines import blurred
-from captum_cams.evaluation.networks import Subject, closest, parse_call
+from captum_cams.evaluation.errors import UserError, closest_names
+from captum_cams.evaluation.methods import ExplainTask
 from captum_cams.metrics._metric import resized
 
 EPS = [10.0**-k for k in range(12, 0, -1)]
@@ -42,13 +38,13 @@ class Candidate(NamedTuple):
     right: bool
     """Whether the network gives the class the highest probability."""
     boxes: int
-    """Around objects of all classes."""
+    """The number of boxes around objects of all classes."""
     share: float
-    """Of the picture's pixels in the boxes of the class."""
+    """The share of the picture's pixels in the boxes of the class."""
 
 
 class Protocol(NamedTuple):
-    """What a paper does."""
+    """Which pictures a paper takes, and its methods and metrics."""
 
     wants: Callable[[Candidate], bool]
     methods: tuple[str, ...]
@@ -104,52 +100,17 @@ ALL_METRICS = tuple(dict.fromkeys(m for p in PROTOCOLS.values() for m in p.metri
 
 
 def ablations(channels: int) -> list[str]:
-    """Group-CAM with other groups, as many as the channels allow, and thresholds."""
+    """Group-CAM with other numbers of groups, up to the channels, and percentiles."""
     groups = [f"group-cam(groups={n})" for n in GROUPS if 32 <= channels > n]
     return groups + [f"group-cam(denoise_percentile={n})" for n in PERCENTILES]
 
 
-class Spec(NamedTuple):
-    """A method as it is asked for, such as ``group-cam(groups=8)``."""
-
-    label: str
-    name: str
-    arguments: Mapping[str, Any]
-
-
-def parse_method(text: str) -> Spec:
-    """
-    A name of the registry, with arguments of its `attribute` or without.
-
-    Raises:
-        UserError: If there is no such method, or the arguments are not literals.
-    """
-    if not isinstance(text, str):
-        raise UserError(
-            "a method must be a name like 'grad-cam' or 'group-cam(groups=8)', got "
-            f"{text!r}"
-        )
-    name, arguments = parse_call(text)
-    if name not in METHODS:
-        raise UserError(f"there is no method {name!r}; {closest(name, METHODS)}")
-    if arguments is None:
-        raise UserError(
-            f"a method's arguments must be like group-cam(groups=8), got {text!r}"
-        )
-    known = inspect.signature(METHODS[name].attribution.attribute).parameters
-    for key in arguments:
-        if key not in known or key in ("self", "inputs", "target"):
-            raise UserError(f"{name} has no argument {key!r}; {closest(key, known)}")
-    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return Spec(f"{name}({shown})" if arguments else name, name, arguments)
-
-
 def check_metrics(names: Iterable[str]) -> None:
-    """Names of :data:`ALL_METRICS`."""
+    """Checks that all names are in :data:`ALL_METRICS`."""
     for name in names:
         if name not in ALL_METRICS:
             raise UserError(
-                f"there is no metric {name!r}; {closest(name, ALL_METRICS)}"
+                f"there is no metric {name!r}; {closest_names(name, ALL_METRICS)}"
             )
 
 
@@ -157,7 +118,7 @@ Values = dict[str, Tensor]
 
 
 def measure(
-    names: Collection[str], subject: Subject, maps: Tensor, boxes: Sequence[Tensor]
+    names: Collection[str], task: ExplainTask, maps: Tensor, boxes: Sequence[Tensor]
 ) -> Values:
     """
     Metrics of N maps.
@@ -165,7 +126,7 @@ def measure(
     Args:
         names (collection of str): Of :data:`ALL_METRICS` without
             ``randomization_check``, which maps alone do not tell.
-        subject (Subject): What the maps explain.
+        task (ExplainTask): What the maps explain.
         maps (Tensor): (N, 1, h, w).
         boxes (sequence of Tensor): N of shape (n, 4).
 
@@ -173,7 +134,7 @@ def measure(
         *dict* of values (N,), or (N, k) for curves and the like, by the names that
         records have. NaN where there is no box to compare with.
     """
-    size = tuple(subject.inputs.shape[2:])
+    size = tuple(task.inputs.shape[2:])
     full = resized(maps, size)  # (N, 1, H, W)
     values: Values = {}
     for name in names:
@@ -184,14 +145,14 @@ def measure(
         elif name in _OF_MODEL:
             function, options = _OF_MODEL[name]
             values[name] = function(
-                subject.forward,
-                subject.inputs,
+                task.forward,
+                task.inputs,
                 full,
-                baselines=subject.colours["black"],
-                target=subject.targets,
+                baselines=task.colors["black"],
+                target=task.targets,
                 **options,
             )
-    return values | _of_curves(names, subject, full)
+    return values | _of_curves(names, task, full)
 
 
 _OF_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -240,8 +201,8 @@ def _of_boxes(
     }
 
 
-def _of_curves(names: Collection[str], subject: Subject, maps: Tensor) -> Values:
-    """Group-CAM 4.3; each curve is made once, whatever is asked of it."""
+def _of_curves(names: Collection[str], task: ExplainTask, maps: Tensor) -> Values:
+    """Curves and their areas (Group-CAM 4.3); each curve is computed once."""
     curves: Values = {}
     functions = {
         "insertion": metrics.insertion_curve,
@@ -252,13 +213,13 @@ def _of_curves(names: Collection[str], subject: Subject, maps: Tensor) -> Values
         if {f"{kind}_curve", f"{kind}_auc", "overall"}.isdisjoint(names):
             continue
         if baseline is None:
-            baseline = blurred(subject.inputs)
+            baseline = blurred(task.inputs)
         curves[kind] = function(
-            subject.forward,
-            subject.inputs,
+            task.forward,
+            task.inputs,
             maps,
             baselines=baseline,
-            target=subject.targets,
+            target=task.targets,
             n_steps=CURVE_STEPS,
         )  # (N, CURVE_STEPS + 1)
     areas = {
@@ -273,7 +234,7 @@ def _of_curves(names: Collection[str], subject: Subject, maps: Tensor) -> Values
 
 
 def box_share(boxes: Tensor, size: int) -> float:
-    """The pixels whose centres lie in the boxes, (n, 4), as a share of all."""
+    """The pixels whose centers lie in the boxes, (n, 4), as a share of all."""
     ones = torch.ones(1, size, size)
     if not len(boxes):
         return 0.0

@@ -21,7 +21,7 @@ default in parentheses. NaN is null. The full list, with the protocols that ask 
 name                                      value                        protocols
 ========================================  ===========================  ==============
 ``heatmap_mean``                          number                       rsi
-``heatmap_mean(normalize)``               number, of the normalised    rsi
+``heatmap_mean(normalize)``               number, of the normalized    rsi
 ``dark_heatmaps``                         0 or 1 for each ``run.eps``  rsi
 ``average_drop``                          number                       rsi
 ``increase_in_confidence``                0 or 1                       rsi
@@ -54,11 +54,11 @@ class Explained(TypedDict):
     """The metrics of one map."""
 
     index: int
-    """The picture's place in the data set."""
+    """The picture's index in the data set."""
     picture: str
     """Its file's name, for people."""
     target: int
-    """The explained class, a place in the model's output. A picture may have several
+    """The explained class, an index of the model's output. A picture may have several
     (VOC, COCO), each with records of its own."""
     category: str
     """The class' name."""

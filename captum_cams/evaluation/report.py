@@ -16,22 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from captum_cams.evaluation import figures
-from captum_cams.evaluation.records import Record, Run
-from captum_cams.evaluation.tables import (
+from captum_cams.evaluation.papers import (
     PAPERS,
     STYLES,
-    Summary,
-    Table,
     arrow,
-    columns,
-    counts,
-    empty,
+    compared_methods,
     higher_is_better,
+)
+from captum_cams.evaluation.records import Record, Run
+from captum_cams.evaluation.summary import Summary, metric_value, protocols_of
+from captum_cams.evaluation.tables import (
+    Table,
+    empty_message,
+    picture_counts,
+    run_title,
     tables,
     timings,
-    title,
-    used_by,
-    value_of,
     write_text,
 )
 from captum_cams.visualization import panel
@@ -43,7 +43,7 @@ boxes (n, 4) and a caption.
 """
 
 _RANKED_BY = {"rsi": "average_drop", "igc": "pixel_energy", "group-cam": "overall"}
-_PLACES = ("best", "typical", "worst")
+_RANKS = ("best", "typical", "worst")
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --soft: #59636e;
@@ -79,9 +79,9 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 
 
 class _Case(NamedTuple):
-    """A map that stands for others, by its metric."""
+    """The best, the typical or the worst map by a metric."""
 
-    place: str
+    rank: str
     value: float
     picture: int
     target: int
@@ -113,33 +113,35 @@ def cases(
     By protocol, method and layer. Of equal maps the first in the records' order counts.
     """
     values: dict[tuple[str, str, str], tuple[array[float], array[int]]] = {}
-    compared = {protocol: columns(run, protocol) for protocol in run["methods"]}
+    compared = {
+        protocol: compared_methods(run, protocol) for protocol in run["methods"]
+    }
     for record in records:
         if "method" not in record:
             continue
-        for protocol in used_by(run, record):
+        for protocol in protocols_of(run, record):
             if record["method"] not in compared[protocol]:
                 continue
-            value = value_of(record, _RANKED_BY[protocol])
+            value = metric_value(record, _RANKED_BY[protocol])
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 continue
             key = protocol, record["method"], record["layer"]
-            known, places = values.setdefault(key, (array("d"), array("q")))
+            known, shown = values.setdefault(key, (array("d"), array("q")))
             known.append(value)
-            places.extend((record["index"], record["target"]))
+            shown.extend((record["index"], record["target"]))
     return {
         key: [
-            _Case(place, known[i], places[2 * i], places[2 * i + 1])
-            for place, i in zip(_PLACES, _ends(key[0], known), strict=True)
+            _Case(rank, known[i], shown[2 * i], shown[2 * i + 1])
+            for rank, i in zip(_RANKS, _best_typical_worst(key[0], known), strict=True)
         ]
-        for key, (known, places) in values.items()
+        for key, (known, shown) in values.items()
     }
 
 
-def _ends(protocol: str, values: Sequence[float]) -> list[int]:
+def _best_typical_worst(protocol: str, values: Sequence[float]) -> list[int]:
     sign = -1 if higher_is_better(_RANKED_BY[protocol]) else 1
     order = np.argsort(sign * np.array(values), kind="stable")
-    return [int(order[place]) for place in (0, (len(order) - 1) // 2, -1)]
+    return [int(order[rank]) for rank in (0, (len(order) - 1) // 2, -1)]
 
 
 def _shown(gallery: Gallery) -> Callable[[int, int, str, str], tuple[str, str]]:
@@ -165,7 +167,7 @@ def _page(
     shown: Callable[[int, int, str, str], tuple[str, str]],
 ) -> Iterator[str]:
     run = summary.run
-    heading = escape(title(run))
+    heading = escape(run_title(run))
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -187,7 +189,7 @@ def _page(
     yield '<li><a href="#time">Time</a></li>'
     yield '<li><a href="#settings">Settings</a></li></ul></nav></header><main>'
     yield '<h2 id="pictures">Pictures</h2><ul>'
-    yield from (f"<li>{escape(line)}</li>" for line in counts(summary))
+    yield from (f"<li>{escape(line)}</li>" for line in picture_counts(summary))
     yield "</ul>"
     chosen = cases(run, records)
     for protocol in run["methods"]:
@@ -209,7 +211,7 @@ def _protocol(
     name = PAPERS[protocol].title
     yield f'<h2 id="{protocol}">{escape(name)}</h2>'
     if not summary.pictures[protocol]:
-        yield f"<p>{escape(empty(protocol))}</p>"
+        yield f"<p>{escape(empty_message(protocol))}</p>"
     for table in tables(summary, protocol):
         yield from _table(table)
     yield f'<h3 id="{protocol}-figures">Figures of {escape(name)}</h3>'
@@ -225,11 +227,11 @@ def _protocol(
         for layer in ["", *summary.run["layers"]]:
             found = chosen.get((protocol, method, layer))
             if found:
-                yield f"<h4>{_place(method, layer)}</h4>"
+                yield f"<h4>{_with_layer(method, layer)}</h4>"
                 yield from _cases(found, method, layer, metric, shown)
 
 
-def _place(text: str, layer: str) -> str:
+def _with_layer(text: str, layer: str) -> str:
     where = f", layer <code>{escape(layer)}</code>" if layer else ""
     return escape(text) + where
 
@@ -242,14 +244,14 @@ def _cases(
     shown: Callable[[int, int, str, str], tuple[str, str]],
 ) -> Iterator[str]:
     yield '<div class="cases">'
-    for place, value, index, target in found:
+    for rank, value, index, target in found:
         uri, caption = shown(index, target, method, layer)
         style = STYLES[metric]
         number = f"{style.label} {value * style.scale:{style.form}}%"
         text = f"{caption}, and its map by {method}"
         yield (
             f'<figure><img src="{uri}" alt="{escape(text)}"><figcaption>'
-            f"<b>{place}</b>, {escape(number)}<br>{escape(caption)}"
+            f"<b>{rank}</b>, {escape(number)}<br>{escape(caption)}"
             "</figcaption></figure>"
         )
     yield "</div>"
@@ -272,13 +274,13 @@ def _figures(out: Path, protocol: str) -> Iterator[str]:
 
 
 def _number(caption: str) -> int:
-    """Of the paper's figure or table."""
+    """The number of the paper's figure or table in a caption."""
     found = re.search(r"\((?:Fig\.|Table) (\d+)", caption)
     return int(found[1]) if found else 0
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield f"<h3>{_place(table.title, table.layer)}</h3>"
+    yield f"<h3>{_with_layer(table.title, table.layer)}</h3>"
     yield '<div class="scroll" tabindex="0"><table><thead><tr>'
     for head in table.heads:
         yield f'<th scope="col" class="names">{escape(head)}</th>'

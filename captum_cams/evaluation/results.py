@@ -6,16 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from captum_cams._validation import (
-    UserError,
-)
+from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.records import Record, Run
 
 _RUN = "run.json"
 
 
 class _Extent(NamedTuple):
-    """Where a batch's lines are, its closing line left out."""
+    """Where the lines of a batch are in a file, without the line that closes it."""
 
     path: Path
     start: int
@@ -63,13 +61,13 @@ class Writer:
         self.file: IO[bytes] = (folder / f"results-{rank}.jsonl").open("ab")
 
     def add(self, batch: int, records: Iterable[Record]) -> None:
-        """A finished batch, which a kill from now on leaves there."""
+        """Writes a finished batch, which is kept if the process is killed later."""
         lines: list[Mapping[str, Any]] = [*records, {"batch": batch}]
         self.file.write(b"".join(_line(line) for line in lines))
         self.file.flush()
 
     def close(self) -> None:
-        """No more batches."""
+        """Closes the file."""
         self.file.close()
 
 
@@ -77,8 +75,8 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
 
 
-def cut_back(folder: Path) -> None:
-    """Takes away what an interrupted process wrote of an unfinished batch."""
+def drop_unfinished(folder: Path) -> None:
+    """Removes what an interrupted process wrote of an unfinished batch."""
     for path in _files(folder):
         _, end = _scan(path)
         if end < path.stat().st_size:
@@ -92,7 +90,7 @@ def _files(folder: Path) -> list[Path]:
 def _scan(path: Path) -> tuple[dict[int, _Extent], int]:
     """The finished batches, and where the last one ends."""
     batches: dict[int, _Extent] = {}
-    place = end = 0
+    offset = end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):  # the last, cut short by a kill
@@ -102,15 +100,15 @@ def _scan(path: Path) -> tuple[dict[int, _Extent], int]:
             record = _parsed(line)
             if record is None:
                 raise _broken(path, number)
-            start, place = place, place + len(line)
+            start, offset = offset, offset + len(line)
             if "batch" in record:
                 batches.setdefault(record["batch"], _Extent(path, end, start))
-                end = place
+                end = offset
     return batches, end
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line as it was written, or None if it cannot have been."""
+    """The record in a line, or None if an evaluation cannot have written it."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -149,13 +147,13 @@ def read_run(folder: Path) -> Run:
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """All or nothing, whenever the process is killed."""
+    """Writes ``run.json`` as a whole, or not at all if the process is killed."""
     part = folder / f"{_RUN}.part"
     part.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", "ascii")
     os.replace(part, folder / _RUN)
 
 
-def check_same(folder: Path, run: Run) -> bool:
+def check_same_run(folder: Path, run: Run) -> bool:
     """
     Whether the folder holds a begun run, which must be the same one.
 
@@ -169,7 +167,7 @@ def check_same(folder: Path, run: Run) -> bool:
                 "write to another folder"
             )
         return False
-    before, now = _facts(read_run(folder)), _facts(run)
+    before, now = _fixed_facts(read_run(folder)), _fixed_facts(run)
     for name in now | before:
         old, new = before.get(name), now.get(name)
         if old != new:
@@ -180,8 +178,8 @@ def check_same(folder: Path, run: Run) -> bool:
     return True
 
 
-def _facts(run: Run) -> dict[str, object]:
-    """All that must stay, by name."""
+def _fixed_facts(run: Run) -> dict[str, object]:
+    """All that must be the same when a run goes on, by name."""
     versions = {f"version of {name}": of for name, of in run["versions"].items()}
     others = {
         "methods by protocol" if key == "methods" else key: value

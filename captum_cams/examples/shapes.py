@@ -54,7 +54,7 @@ def _crescent(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
-    # A square with a half disk on two neighbouring sides.
+    # A square with a half disk on two neighboring sides.
     side = 0.55
     square = torch.maximum(x.abs(), y.abs())
     right = torch.hypot(x - side, y)
@@ -78,7 +78,7 @@ _FORMS: dict[str, _Form] = {
 CLASSES: tuple[str, ...] = tuple(_FORMS)
 
 # Weights of two crossed waves, their product, noise and 1 in the logit between
-# a texture's two colours, then the share of the drawn frequency.
+# a texture's two colors, then the share of the drawn frequency.
 _TEXTURES = torch.tensor(
     [
         [4.0, 0.0, 0.0, 0.0, 0.0, 1.0],  # stripes
@@ -96,7 +96,7 @@ class ShapePictures(NamedTuple):
     images: Tensor
     """(N, 3, size, size), float32 in [0, 1]."""
     labels: Tensor
-    """(N,), int64: places in ``CLASSES``."""
+    """(N,), int64: indices into ``CLASSES``."""
     boxes: Tensor
     """(N, 4), float32: x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
 
@@ -106,7 +106,7 @@ class _Draw:
 
     def __init__(self, n: int, seed: int) -> None:
         # The CPU generator reads 32 bits. The golden ratio keeps the runs of
-        # neighbouring seeds far apart.
+        # neighboring seeds far apart.
         first = seed * 0x9E3779B1
         self.generators = [
             torch.Generator().manual_seed((first + i) % 2**32) for i in range(n)
@@ -123,7 +123,7 @@ class _Draw:
 def _paint(
     draw: _Draw, x: Tensor, y: Tensor, unlike: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A random texture (N, 3, H, W) and its main colour (N, 3)."""
+    """A random texture (N, 3, H, W) and its main color (N, 3)."""
     kind = (draw(1) * len(_TEXTURES)).long().flatten()  # (N,)
     parts = _TEXTURES[kind].T[:, :, None, None]  # (6, N, 1, 1)
     first, second, product, noisy, always, pace = parts
@@ -139,20 +139,20 @@ def _paint(
     mix = first * u + second * w + product * (u * w) + noisy * noise + always
     mix = torch.sigmoid(mix)[:, None]  # (N, 1, H, W)
 
-    colours = draw(15).reshape(-1, 5, 3)  # (N, 5, 3)
+    colors = draw(15).reshape(-1, 5, 3)  # (N, 5, 3)
     if unlike is None:
-        colour = colours[:, 0]  # (N, 3)
+        color = colors[:, 0]  # (N, 3)
     else:
-        apart = (colours - unlike[:, None]).norm(dim=2)  # (N, 5)
-        colour = colours[torch.arange(len(apart)), apart.argmax(1)]  # (N, 3)
-    other = (colour + draw(3, -0.35, 0.35)).clamp(0, 1)  # (N, 3)
-    start = colour[:, :, None, None]  # (N, 3, 1, 1)
-    change = (other - colour)[:, :, None, None]  # (N, 3, 1, 1)
-    return torch.addcmul(start, change, mix), (colour + other) / 2
+        apart = (colors - unlike[:, None]).norm(dim=2)  # (N, 5)
+        color = colors[torch.arange(len(apart)), apart.argmax(1)]  # (N, 3)
+    other = (color + draw(3, -0.35, 0.35)).clamp(0, 1)  # (N, 3)
+    start = color[:, :, None, None]  # (N, 3, 1, 1)
+    change = (other - color)[:, :, None, None]  # (N, 3, 1, 1)
+    return torch.addcmul(start, change, mix), (color + other) / 2
 
 
-def _place(
-    form: _Form, angle: Tensor, area: Tensor, place: Tensor, x: Tensor, y: Tensor
+def _draw_form(
+    form: _Form, angle: Tensor, area: Tensor, spot: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where a form lies (M, 2) and how much of each pixel it takes (M, H, W)."""
     size = x.shape[-1]
@@ -168,19 +168,19 @@ def _place(
     scale = (area / sides.prod(1, keepdim=True)).sqrt()  # (M, 1)
     scale = scale.minimum((1 - 2 * margin) / sides.amax(1, keepdim=True))
     room = 1 - 2 * margin - scale * sides
-    centre = margin + place * room - scale * low  # (M, 2)
+    center = margin + spot * room - scale * low  # (M, 2)
 
     scale, cos, sin = scale[..., None], cos[..., None], sin[..., None]  # (M, 1, 1)
-    right = (x - centre[:, 0, None, None]) / scale  # (M, 1, W)
-    down = (y - centre[:, 1, None, None]) / scale  # (M, H, 1)
+    right = (x - center[:, 0, None, None]) / scale  # (M, 1, W)
+    down = (y - center[:, 1, None, None]) / scale  # (M, H, 1)
     distance = form(cos * right + sin * down, cos * down - sin * right)  # (M, H, W)
-    return centre, (0.5 - size * scale * distance).clamp(0, 1)
+    return center, (0.5 - size * scale * distance).clamp(0, 1)
 
 
-def _distract(draw: _Draw, centre: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The cover (N, H, W) of a soft ellipse or patch beside the centre (N, 2)."""
+def _distract(draw: _Draw, center: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The cover (N, H, W) of a soft ellipse or patch beside the center (N, 2)."""
     # Off in both directions, going round at the picture's edges.
-    middle = (centre + draw(2, 0.3, 0.7)) % 1
+    middle = (center + draw(2, 0.3, 0.7)) % 1
     right = x - middle[:, 0, None, None]  # (N, 1, W)
     down = y - middle[:, 1, None, None]  # (N, H, 1)
     angle = draw.number(0, math.pi)
@@ -203,17 +203,19 @@ def _render(n: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     x = ((torch.arange(size) + 0.5) / size).reshape(1, 1, -1)  # (1, 1, W)
     y = x.transpose(1, 2)  # (1, H, 1)
     labels = (draw(1) * len(CLASSES)).long().flatten()  # (N,)
-    angle, area, place = draw(1, 0, 2 * math.pi), draw(1, 0.09, 0.43), draw(2)
-    centre = torch.empty(n, 2)
+    angle, area, spot = draw(1, 0, 2 * math.pi), draw(1, 0.09, 0.43), draw(2)
+    center = torch.empty(n, 2)
     cover = torch.empty(n, size, size)
     for label, form in enumerate(_FORMS.values()):
         own = labels == label
-        centre[own], cover[own] = _place(form, angle[own], area[own], place[own], x, y)
+        center[own], cover[own] = _draw_form(
+            form, angle[own], area[own], spot[own], x, y
+        )
 
     images, ground = _paint(draw, x, y)
     count = 1 + (draw.number() * 3).floor()
     for i in range(3):
-        opaque = _distract(draw, centre, x, y) * (i < count)
+        opaque = _distract(draw, center, x, y) * (i < count)
         texture, _ = _paint(draw, x, y, ground)
         images = images.lerp(texture, opaque[:, None])
     texture, _ = _paint(draw, x, y, ground)
@@ -228,7 +230,7 @@ def shape_pictures(n: int, size: int = 128, seed: int = 0) -> ShapePictures:
 
     The shape lies anywhere, turned by any angle, entirely inside the picture;
     its bounding box takes about 8% to 45% of the picture. Around and behind it
-    lie one to three soft-edged ellipses or patches of no class. Colours and
+    lie one to three soft-edged ellipses or patches of no class. Colors and
     textures are drawn without regard to the class: only the form tells it.
 
     Args:
@@ -243,7 +245,7 @@ def shape_pictures(n: int, size: int = 128, seed: int = 0) -> ShapePictures:
 
     Returns:
         ShapePictures: ``images`` (N, 3, size, size) in [0, 1], ``labels`` (N,),
-            places in ``CLASSES``, and ``boxes`` (N, 4), the x0, y0, x1, y1 of
+            indices into ``CLASSES``, and ``boxes`` (N, 4), the x0, y0, x1, y1 of
             the drawn shapes in pixels, x1 and y1 exclusive.
 
     Raises:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from captum_cams._validation import UserError
-from captum_cams.evaluation.networks import Network, load_transform, spelled
-from captum_cams.evaluation.places import find_places
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.layers import find_layers
+from captum_cams.evaluation.networks import Network, load_transform, transform_name
 from captum_cams.reshape import channels_last, vit_tokens
 from tests.models import Function, Scale
 
@@ -269,24 +269,24 @@ CASES = {
 }
 
 
-def places(model, *arguments, side=SIDE):
+def layers(model, *arguments, side=SIDE):
     network = Network("the model", model.eval(), size=side)
-    return find_places(network, torch.zeros(1, 3, side, side), *arguments)
+    return find_layers(network, torch.zeros(1, 3, side, side), *arguments)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_last_layer_whose_places_count(name):
+def test_the_last_layer_whose_positions_count(name):
     build, layer, shape, transform = CASES[name]
     model = seeded(build)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    (place,) = places(model)
-    assert (place.name, place.shape, place.classes) == (
+    (info,) = layers(model)
+    assert (info.name, info.shape, info.classes) == (
         layer,
         shape,
         model(torch.zeros(1, 3, SIDE, SIDE)).shape[1],
     )
-    assert place.layer is model.get_submodule(layer)
-    assert spelled(place.transform) == transform
+    assert info.module is model.get_submodule(layer)
+    assert transform_name(info.transform) == transform
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
     assert not any(module._forward_hooks for module in model.modules())
@@ -311,11 +311,11 @@ def test_the_first_layers_alone_are_no_choice():
         "being the last of them; name a layer with --layer (of evaluate: --layers), "
         "and give a --reshape that makes feature maps (N, K, h, w) of its output"
     ):
-        places(model)
-    (place,) = places(model, None, lambda x: vit_tokens(x.transpose(0, 1), None, 0))
-    assert (place.name, place.shape) == ("5", (8, 4, 4))
-    (place,) = places(model, ["0"])
-    assert place.shape == (8, 4, 4)
+        layers(model)
+    (info,) = layers(model, None, lambda x: vit_tokens(x.transpose(0, 1), None, 0))
+    assert (info.name, info.shape) == ("5", (8, 4, 4))
+    (info,) = layers(model, ["0"])
+    assert info.shape == (8, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -329,39 +329,39 @@ def test_the_first_layers_alone_are_no_choice():
         ).requires_grad_(False),
     ],
 )  # fmt: skip
-def test_no_layer_with_places(model):
+def test_no_layer_with_positions(model):
     with raises("the model has no layer with spatial output, feature maps of the"):
-        places(model)
+        layers(model)
 
 
 def test_a_transform_of_the_users_own():
     model = ViT(0, "mean")
     back = partial(vit_tokens, prefix_tokens=0)
-    (place,) = places(model, None, back)
-    assert (place.name, place.shape, place.transform) == ("norm", (8, 4, 4), back)
-    (place,) = places(model, ["blocks.1"], back)
-    assert (place.name, place.shape) == ("blocks.1", (8, 4, 4))
+    (info,) = layers(model, None, back)
+    assert (info.name, info.shape, info.transform) == ("norm", (8, 4, 4), back)
+    (info,) = layers(model, ["blocks.1"], back)
+    assert (info.name, info.shape) == ("blocks.1", (8, 4, 4))
     with raises("no layer with spatial output by --reshape channels_last"):
-        places(pooled(convolutions(4, 6), 6), None, channels_last)
+        layers(pooled(convolutions(4, 6), 6), None, channels_last)
     with raises(
         "--reshape vit_tokens fails on what layer patch_embed gives, (1, 8, 4, 4): "
         "ValueError: vit_tokens takes a layer's tensor (N, tokens, K)"
     ):
-        places(model, ["patch_embed"], vit_tokens)
+        layers(model, ["patch_embed"], vit_tokens)
     with raises(
         "layer norm must have spatial output (N, K, h, w), got (1, 8, 16) by --reshape"
     ):
-        places(model, ["norm"], lambda tokens: tokens.transpose(1, 2))
+        layers(model, ["norm"], lambda tokens: tokens.transpose(1, 2))
 
 
 def test_named_layers_get_the_transform_they_need():
     model = Hierarchy()
-    first, last, head = places(model, ["stages.0", "stages", "norm"])
-    assert (first.shape, spelled(first.transform)) == ((12, 8, 8), "none")
-    assert (last.shape, spelled(last.transform)) == ((20, 8, 8), "channels_last")
-    assert (head.shape, spelled(head.transform)) == ((20, 8, 8), "channels_last")
+    first, last, head = layers(model, ["stages.0", "stages", "norm"])
+    assert (first.shape, transform_name(first.transform)) == ((12, 8, 8), "none")
+    assert (last.shape, transform_name(last.transform)) == ((20, 8, 8), "channels_last")
+    assert (head.shape, transform_name(head.transform)) == ((20, 8, 8), "channels_last")
     with raises("got (1, 5); the last that has is norm"):
-        places(model, ["head"])
+        layers(model, ["head"])
 
 
 def test_a_named_layer_that_fits_in_no_way_brings_a_warning():
@@ -369,11 +369,11 @@ def test_a_named_layer_that_fits_in_no_way_brings_a_warning():
         nn.Sequential(nn.Conv2d(3, 6, 1), Function(lambda x: x[:, :, ::2])), 6
     )
     with pytest.warns(UserWarning, match="layer 0 gives shape"):
-        (place,) = places(model, ["0"])
-    assert place.shape == (6, SIDE // 2, SIDE)
+        (info,) = layers(model, ["0"])
+    assert info.shape == (6, SIDE // 2, SIDE)
     model = nn.Sequential(Pairs(3, 6, 3, stride=2), Function(lambda x: x[0]))
-    (place,) = places(nn.Sequential(model, pooled(nn.Identity(), 6)), ["0.0"])
-    assert place.shape == (6, 15, 15)
+    (info,) = layers(nn.Sequential(model, pooled(nn.Identity(), 6)), ["0.0"])
+    assert info.shape == (6, 15, 15)
 
 
 @pytest.mark.parametrize(
@@ -459,5 +459,5 @@ def test_outputs_without_class_scores_name_their_parts(outputs, came):
 
 def test_scaled_scores_stay_scores():
     model = nn.Sequential(SqueezeNet(nn.AdaptiveAvgPool2d(1)), Scale(3.0))
-    (place,) = places(model)
-    assert place.name == "0.features"
+    (info,) = layers(model)
+    assert info.name == "0.features"

@@ -10,40 +10,45 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
-from captum_cams._validation import UserError
-from captum_cams.evaluation.networks import (
-    Network,
-    Place,
-    brief,
-    closest,
-    described,
-    spelled,
-)
+from captum_cams.evaluation.errors import UserError, brief_error, closest_names
+from captum_cams.evaluation.networks import Network, describe_output, transform_name
 from captum_cams.reshape import Transform, fits, fitting, sized, warn_of_axes
 
-_STEM = 1 / 4  # of the uses of layers that have parameters and give several places
+_STEM = 1 / 4  # of the uses of layers that have parameters and give several positions
 _RESHAPE = "a --reshape that makes feature maps (N, K, h, w) of its output"
 _REMEDY = f"; name a layer with --layer (of evaluate: --layers), and give {_RESHAPE}"
 
 
-def find_places(
+class LayerInfo(NamedTuple):
+    """A layer whose output can be feature maps, and what is known of it."""
+
+    name: str
+    module: Module
+    shape: tuple[int, ...]  # of the feature maps, (K, h, w)
+    classes: int
+    """The number of the network's outputs."""
+    transform: Transform | None = None
+    """What makes feature maps of what the layer gives."""
+
+
+def find_layers(
     network: Network,
     images: Tensor,
     names: Sequence[str] | None = None,
     reshape: Transform | None = None,
-) -> list[Place]:
+) -> list[LayerInfo]:
     """
     The layers of these names, or the one that suits best, by one pass of one picture.
 
     Without names it is the last layer whose output, as it is or by a transform of
     :mod:`captum_cams.reshape`, can be feature maps of the picture, and through whose
-    places the scores depend on the picture. Behind it come pooled features, class
-    scores at each place, or tokens of which the class token alone is read.
+    positions the scores depend on the picture. Behind it come pooled features, class
+    scores at each position, or tokens of which the class token alone is read.
 
     Args:
         network (Network): Where to look.
-        images (Tensor): A picture, (1, 3, H, W), for its size and device. Noise takes
-            its place: the choice is the same for all.
+        images (Tensor): A picture, (1, 3, H, W), for its size and device. The
+            network is run on noise instead, so that all pictures give one choice.
         names (sequence of str, optional): Dotted names. Default: None
         reshape (Callable, optional): Makes feature maps of what the layers give.
             Default: None, where it is needed the transform of
@@ -57,14 +62,14 @@ def find_places(
     for name in names or ():
         if name not in layers:
             raise UserError(
-                f"{network.name} has no layer {name!r}; {closest(name, layers)}"
+                f"{network.name} has no layer {name!r}; {closest_names(name, layers)}"
             )
-    survey = _look(network, images)
+    survey = _run_on_noise(network, images)
     if not names:
-        return [_last_place(survey, reshape)]
+        return [_last_layer(survey, reshape)]
     calls = {call.layer: call for call in survey.calls}  # of several the last
     return [
-        _named_place(survey, name, layers[name], calls.get(layers[name]), reshape)
+        _named_layer(survey, name, layers[name], calls.get(layers[name]), reshape)
         for name in names
     ]
 
@@ -75,31 +80,31 @@ class _Call(NamedTuple):
     name: str
     layer: Module
     given: Any
-    """What it gave."""
+    """What the layer gave."""
     output: Tensor | None
-    """The one tensor in that."""
+    """The tensor in that, where there is exactly one."""
     version: int
-    """Of the tensor then: later layers may write to it."""
+    """The tensor's version at that time: later layers may write to it."""
 
     @property
     def value(self) -> Any:
-        """What a transform is handed."""
+        """What a transform gets."""
         return self.given if self.output is None else self.output.detach()
 
 
 class _Survey(NamedTuple):
-    """What a network does with a picture."""
+    """What a network does with one picture."""
 
     network: str
     calls: list[_Call]
-    """In the order they end."""
+    """In the order in which they end."""
     size: torch.Size  # (1, 3, H, W)
     scores: Tensor
     """The class scores, or logarithms of probabilities, (1, classes)."""
 
 
-def _look(network: Network, images: Tensor) -> _Survey:
-    """One pass of noise that records what each layer gives."""
+def _run_on_noise(network: Network, images: Tensor) -> _Survey:
+    """Runs the network once, on noise, and records what each layer gives."""
     calls: list[_Call] = []
 
     def record(name: str, layer: Module, _: Any, given: Any) -> None:
@@ -129,7 +134,7 @@ def _look(network: Network, images: Tensor) -> _Survey:
     try:
         with torch.enable_grad():
             # A copy, as models may write to their input.
-            inputs = network.normalise(noise).requires_grad_().clone()
+            inputs = network.normalize(noise).requires_grad_().clone()
             run = partial(functional_call, network.model, others)
             outputs = run((inputs,)) if others else network.model(inputs)
             scores = network.scores(outputs)
@@ -140,7 +145,7 @@ def _look(network: Network, images: Tensor) -> _Survey:
     except Exception as error:  # the model's own code
         raise UserError(
             f"{network.name} fails on a picture of {network.size} x {network.size}: "
-            f"{brief(error)}"
+            f"{brief_error(error)}"
         ) from error
     finally:
         for handle in handles:
@@ -148,15 +153,15 @@ def _look(network: Network, images: Tensor) -> _Survey:
     return _Survey(network.name, calls, images.shape, scores)
 
 
-def _named_place(
+def _named_layer(
     survey: _Survey,
     name: str,
     layer: Module,
     call: _Call | None,
     reshape: Transform | None,
-) -> Place:
-    """A layer that the user chose: it is enough if its output has places."""
-    came = "none"
+) -> LayerInfo:
+    """A layer that the user chose: it is enough if its output is spatial."""
+    came, by_reshape = "none", f"--reshape {transform_name(reshape)}"
     if call is not None:
         transform = reshape
         if reshape is None and call.output is not None:
@@ -165,19 +170,19 @@ def _named_place(
             maps = _transformed(survey, call.value, transform)
         except Exception as error:  # the user's own transform
             raise UserError(
-                f"--reshape {spelled(reshape)} fails on what layer {name} gives, "
-                f"{described(call.given)}: {brief(error)}"
+                f"{by_reshape} fails on what layer {name} gives, "
+                f"{describe_output(call.given)}: {brief_error(error)}"
             ) from error
         if maps is not None and maps.dim() == 4 and maps.shape[2:].numel() > 1:
             if not fits(maps.shape, [survey.size]):
                 warn_of_axes(f"layer {name}", maps.shape, [survey.size], _RESHAPE)
             shape = tuple(maps.shape[1:])
-            return Place(name, layer, shape, survey.scores.shape[1], transform)
-        came = described(call.given)
+            return LayerInfo(name, layer, shape, survey.scores.shape[1], transform)
+        came = describe_output(call.given)
         if reshape is not None:
-            came = f"{described(maps)} by --reshape {spelled(reshape)} of {came}"
+            came = f"{describe_output(maps)} by {by_reshape} of {came}"
     try:
-        last = f"the last that has is {_last_place(survey, reshape).name}"
+        last = f"the last that has is {_last_layer(survey, reshape).name}"
     except UserError:
         last = f"give {_RESHAPE}"
     raise UserError(
@@ -186,7 +191,7 @@ def _named_place(
 
 
 def _needed(survey: _Survey, output: Tensor) -> Transform | None:
-    """What makes fitting feature maps of a tensor that is none, if anything does."""
+    """The transform that makes fitting feature maps of a layer's output, if needed."""
     inputs = [survey.size]
     return None if fits(output.shape, inputs) else fitting(output.shape, inputs)
 
@@ -199,7 +204,7 @@ def _transformed(
     return maps if isinstance(maps, Tensor) else None
 
 
-def _last_place(survey: _Survey, reshape: Transform | None) -> Place:
+def _last_layer(survey: _Survey, reshape: Transform | None) -> LayerInfo:
     """The last layer that suits."""
     candidates = []
     for number, call in _outputs(survey.calls):
@@ -222,7 +227,7 @@ def _last_place(survey: _Survey, reshape: Transform | None) -> Place:
         if used.all() or gradient.dim() != 3:
             break
     if chosen is None:
-        by = f" by --reshape {spelled(reshape)}" if reshape else ""
+        by = f" by --reshape {transform_name(reshape)}" if reshape else ""
         raise UserError(
             f"{survey.network} has no layer with spatial output{by}, feature maps of "
             f"the picture on whose places its scores depend{_REMEDY}"
@@ -233,7 +238,9 @@ def _last_place(survey: _Survey, reshape: Transform | None) -> Place:
             f"{survey.network} gives feature maps of the picture in its first layers "
             f"alone, {call.name} being the last of them{_REMEDY}"
         )
-    return Place(call.name, call.layer, tuple(shape), survey.scores.shape[1], transform)
+    return LayerInfo(
+        call.name, call.layer, tuple(shape), survey.scores.shape[1], transform
+    )
 
 
 def _outputs(calls: Sequence[_Call]) -> list[tuple[int, Any]]:
@@ -261,7 +268,7 @@ def _outputs(calls: Sequence[_Call]) -> list[tuple[int, Any]]:
 def _suiting_maps(
     survey: _Survey, call: _Call, transform: Transform | None
 ) -> Tensor | None:
-    """Several feature maps of several places of the picture, which differ."""
+    """Several feature maps of several positions in the picture, which differ."""
     try:
         maps = _transformed(survey, call.value, transform)
     except Exception:  # the user's own transform, which is not made for this layer
@@ -284,7 +291,7 @@ def _token_numbers(survey: _Survey) -> set[int]:
 
 
 def _gradients(survey: _Survey, tensors: Sequence[Any]) -> list[Tensor | None]:
-    """Those of the scores, weighted so that they do not cancel."""
+    """Gradients of the scores, weighted so that they do not cancel each other."""
     y = (survey.scores * _weights(survey.scores)).sum()
     able = [tensor for tensor in tensors if tensor.requires_grad]
     if not able or not y.requires_grad:
@@ -294,13 +301,13 @@ def _gradients(survey: _Survey, tensors: Sequence[Any]) -> list[Tensor | None]:
     except RuntimeError as error:  # the model's own code
         raise UserError(
             f"{survey.network} gives no gradients that tell which layer its scores "
-            f"depend on, {brief(error)}{_REMEDY}"
+            f"depend on, {brief_error(error)}{_REMEDY}"
         ) from error
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
 def _weights(scores: Tensor) -> Tensor:
-    """Of the class scores, drawn by chance; their sum is 0, as softmax has it."""
+    """Random weights of the class scores; like softmax's gradient they add up to 0."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(scores.shape, generator=generator).to(scores)
     return weights - weights.mean()  # (1, classes)
@@ -324,17 +331,17 @@ def _are_scores(survey: _Survey, gradients: Tensor) -> bool:
 
 
 def _share_before(calls: Sequence[_Call], number: int) -> float:
-    """The share of layers with parameters, whose output has places, up to a use."""
+    """The share of layers with parameters and spatial output that run up to a use."""
     counted = [
         at
         for at, call in enumerate(calls)
         if any(True for _ in call.layer.parameters(recurse=False))
-        and _has_places(call.given)
+        and _is_spatial(call.given)
     ]
     return sum(at <= number for at in counted) / max(1, len(counted))
 
 
-def _has_places(given: Any) -> bool:
+def _is_spatial(given: Any) -> bool:
     parts = given if isinstance(given, (tuple, list)) else (given,)
     tensors = [part for part in parts if isinstance(part, Tensor)]
     return any(t.dim() > 2 and t.numel() > max(t.shape) for t in tensors)

@@ -1,0 +1,325 @@
+"""The arguments of the command line, and what is wrong with them in one sentence."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from captum_cams import __version__
+from captum_cams.attr.registry import METHODS
+from captum_cams.evaluation.datasets import DATASETS
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.methods import parse_method
+from captum_cams.evaluation.protocols import ALL_METRICS, PROTOCOLS
+from captum_cams.evaluation.user_code import parse_call
+
+_DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
+_OF_YOUR_OWN = (
+    "or module:class for a class of your own, with arguments where wanted, such as "
+    '"group-cam(groups=8)"'
+)
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def make_parser(
+    *, demo: Command, explain: Command, evaluate: Command
+) -> argparse.ArgumentParser:
+    """
+    A parser whose result holds the chosen command as ``run``.
+
+    Where argparse would end the process it raises :class:`UserError`.
+    """
+    parser = _Parser(
+        prog="captum-cams",
+        description="Class activation maps of pictures, as figures and tables.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"captum-cams {__version__}"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands).set_defaults(run=demo)
+    _add_explain(commands).set_defaults(run=explain)
+    _add_evaluate(commands).set_defaults(run=evaluate)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _add_demo(commands: Any) -> argparse.ArgumentParser:
+    demo: argparse.ArgumentParser = commands.add_parser(
+        "demo",
+        help="explain example pictures; nothing is downloaded",
+        description="Explain a few example pictures, methods side by side.",
+    )
+    _add_methods(demo)
+    _add_out(demo, "the figure")
+    return demo
+
+
+def _add_explain(commands: Any) -> argparse.ArgumentParser:
+    explain: argparse.ArgumentParser = commands.add_parser(
+        "explain",
+        help="explain pictures of your own",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Explain what a network sees in pictures, with several methods side by "
+            "side.\n\nMaps are of the probability of one class: the softmax of the "
+            "model's outputs, or the\noutputs themselves where they are probabilities "
+            "already. Paths start at a black picture."
+        ),
+        epilog=(
+            "examples:\n"
+            "  captum-cams explain cat.jpg --model resnet50 --weights DEFAULT\n"
+            "  captum-cams explain *.png --model my_package.nets:build "
+            "--layer features.12\n"
+            "  captum-cams explain cat.jpg --methods grad-cam my_package.cams:MyCam\n"
+        ),
+    )
+    add = explain.add_argument
+    add("images", metavar="IMAGE", nargs="+", help="files of pictures")
+    _add_network(explain)
+    add(
+        "--layer",
+        metavar="PATH",
+        help="dotted name of the layer, such as layer4 or features.12 (default: the "
+        "last layer that gives feature maps of the picture on which the scores depend)",
+    )
+    _add_reshape(explain)
+    _add_methods(explain)
+    add(
+        "--target",
+        metavar="INDEX|top1",
+        type=_target,
+        help="index of the class (default: top1, each picture's most probable one)",
+    )
+    _add_out(explain, "the figure")
+    return explain
+
+
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    evaluate: argparse.ArgumentParser = commands.add_parser(
+        "evaluate",
+        help="the papers' tables and figures over a data set",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Explain and measure a data set as the papers do, and write their tables "
+            "and figures.\n\nThe same command goes on with a run that was stopped. On "
+            "several devices:\n  torchrun --nproc-per-node P -m captum_cams evaluate "
+            "...\nOn the CPU each process computes on one thread, so that gives it all "
+            "cores, too."
+        ),
+        epilog=(
+            "examples:\n"
+            "  captum-cams evaluate --out shapes\n"
+            "  captum-cams evaluate --dataset voc --root DIR --model my.nets:voc "
+            "--protocol igc\n"
+            "  captum-cams evaluate --dataset imagenet --root ILSVRC --model resnet50 "
+            "--weights DEFAULT --limit 1000\n"
+        ),
+    )
+    _add_dataset(evaluate)
+    _add_network(evaluate)
+    evaluate.add_argument(
+        "--layers",
+        metavar="A,B",
+        type=_names,
+        help="dotted names (default: the last layer that gives feature maps of the "
+        "pictures on which the scores depend; block4 of the network of the examples)",
+    )
+    _add_reshape(evaluate)
+    _add_protocol(evaluate)
+    _add_run(evaluate)
+    _add_out(evaluate, "the results", "captum-cams-evaluation")
+    return evaluate
+
+
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--dataset",
+        choices=DATASETS,
+        default="shapes",
+        help="shapes are the package's own (default), imagenet is the validation set "
+        "in its official layout, folder one of pictures for each class",
+    )
+    add("--root", metavar="DIR", help="folder of the data set")
+    add(
+        "--split",
+        metavar="NAME",
+        help="of voc, such as 2012-val, or coco, such as val2017 (default: the first "
+        "of the usual ones that is there)",
+    )
+    add(
+        "--labels",
+        metavar="FILE",
+        help="for imagenet without its list of classes: a CSV file with the columns "
+        "picture and class, its index in the network's output",
+    )
+
+
+def _add_protocol(command: argparse.ArgumentParser) -> None:
+    """What is compared, and by what."""
+    add = command.add_argument
+    add(
+        "--methods",
+        metavar="M1,M2",
+        type=_names,
+        help=f"for all protocols: of {', '.join(METHODS)}, {_OF_YOUR_OWN} (default: "
+        "those of each protocol)",
+    )
+    add(
+        "--metrics",
+        metavar="M1,M2",
+        type=_names,
+        help=f"for all protocols: of {', '.join(ALL_METRICS)} (default: those of each "
+        "protocol)",
+    )
+    add(
+        "--protocol",
+        choices=[*PROTOCOLS, "all"],
+        default="all",
+        help="the paper to follow (default: all)",
+    )
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """How much is computed, and where."""
+    add = command.add_argument
+    add("--limit", metavar="N", type=_count, help="N pictures, drawn by the seed")
+    add("--batch-size", metavar="B", type=_count, default=8, help="default: 8")
+    add(
+        "--sanity-pictures",
+        metavar="N",
+        type=partial(_count, least=0),
+        default=2,
+        help="how many are explained again while layers lose their weights "
+        "(default: 2)",
+    )
+    add("--device", metavar="D", help="default: the process' own GPU, else the CPU")
+    add("--seed", metavar="S", type=int, default=0, help="default: 0")
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--model",
+        metavar="NAME",
+        help="a classifier of torchvision by its name, or module:callable for what "
+        "your own function or class returns (default: the network of the examples)",
+    )
+    add(
+        "--weights",
+        metavar="FILE|DEFAULT",
+        help="a file with the model's state dict, or DEFAULT for those that "
+        "torchvision downloads (default: as the model is built)",
+    )
+    add(
+        "--size",
+        metavar="N",
+        type=_count,
+        help="pictures are resized to N pixels along their shorter side and cropped to "
+        "N x N at the center (default: as torchvision's model wants it, else 224)",
+    )
+    for name, kind in (("mean", float), ("std", _positive)):
+        add(
+            f"--{name}",
+            metavar=("R", "G", "B"),
+            nargs=3,
+            type=kind,
+            help=f"{name} of the colors in [0, 1], for normalizing (default: as "
+            "torchvision's model wants it, else none)",
+        )
+
+
+def _add_reshape(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reshape",
+        metavar="NAME",
+        help="what makes feature maps (N, K, h, w) of the layer's output: vit_tokens "
+        "or channels_last of captum_cams.reshape, with arguments where wanted, such as "
+        '"vit_tokens(prefix_tokens=2)", or module:callable for a function of your own '
+        "(default: one of the two where the output needs it)",
+    )
+
+
+def _add_methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--methods",
+        metavar="METHOD",
+        nargs="+",
+        type=_method,
+        default=_DEFAULT_METHODS,
+        help=f"all, or some of {', '.join(METHODS)}, {_OF_YOUR_OWN} (default: "
+        f"{', '.join(_DEFAULT_METHODS)})",
+    )
+
+
+def _add_out(
+    command: argparse.ArgumentParser, what: str, default: str | None = None
+) -> None:
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path(default or ""),
+        help=f"folder of {what}, made if missing (default: "
+        f"{default or 'the current one'})",
+    )
+
+
+def _method(text: str) -> str:
+    """A method as it is asked for, or all."""
+    name, _ = parse_call(text)
+    if ":" not in name and name not in [*METHODS, "all"]:
+        known = ", ".join(map(repr, [*METHODS, "all"]))
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (choose from {known})"
+        )
+    if text != "all":
+        try:
+            parse_method(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _names(text: str) -> list[str]:
+    """Parts between commas, but not those within brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least {least}, got {text!r}"
+        )
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _target(text: str) -> int | None:
+    if text == "top1":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"must be top1 or the index of a class, got {text!r}"
+        )
+    return int(text)

@@ -1,0 +1,295 @@
+"""A batch of pictures: explained by every method, measured, made into records."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_cams.evaluation import protocols
+from captum_cams.evaluation.datasets import Sample
+from captum_cams.evaluation.errors import UserError, brief_error
+from captum_cams.evaluation.methods import ExplainTask, MethodSpec
+from captum_cams.evaluation.networks import Network
+from captum_cams.evaluation.plan import Plan
+from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION, Candidate
+from captum_cams.evaluation.records import Explained, Record, Value
+from captum_cams.metrics import randomization_check
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A picture and one of its targets."""
+
+    index: int  # of the picture
+    picture: Tensor  # (3, H, W)
+    boxes: Tensor  # (n, 4)
+    target: int
+    probability: float
+    protocols: list[str]
+
+
+def explain_batch(plan: Plan, number: int) -> list[Record]:
+    """All records of a batch, ordered by index, target, layer and method."""
+    records: list[Record] = []
+    samples: list[tuple[int, Sample]] = []
+    for index in plan.batch(number):
+        try:
+            samples.append((index, plan.data.load(index, plan.network.size)))
+        except ValueError as error:
+            records.append(_skipped(plan, index, error))
+    if not samples:
+        return records
+    seed = _seed(plan, number)
+    # Other errors are no picture's fault: a device's would skip all that is left.
+    try:
+        records += _explained(plan, samples, seed)
+    except ValueError:
+        for sample in samples:  # one by one, to skip the faulty ones alone
+            try:
+                records += _explained(plan, [sample], seed)
+            except ValueError as error:
+                records.append(_skipped(plan, sample[0], error))
+    return sorted(records, key=lambda record: record["index"])
+
+
+def explain_again(
+    plan: Plan, index: int, target: int, method: str, layer: str
+) -> tuple[Tensor, Tensor, Tensor, str]:
+    """Picture, map, boxes and a caption, for the report's gallery."""
+    sample = plan.data.load(index, plan.network.size)
+    examples, _ = _examples(plan, [(index, sample)])
+    (example,) = [one for one in examples if one.target == target]
+    (spec,) = [spec for spec in plan.specs if spec.label == method]
+    seed = _seed(plan, plan.indices.index(index) // plan.batch_size)
+    layers = [info for info in plan.layers if info.name == layer]
+    (cam,) = _task(plan.network, [example]).explain(spec, layers, seed)
+    category = _category(plan, target)
+    caption = f"{plan.data.names[index]}: {category} {example.probability:.3f}"
+    return example.picture.cpu(), cam[0, 0].cpu(), example.boxes, caption
+
+
+def _seed(plan: Plan, batch: int) -> int:
+    """The seed of a batch's random methods, the same in every process."""
+    digest = hashlib.sha256(f"{plan.seed} {batch}".encode())
+    return int(digest.hexdigest()[:8], 16)
+
+
+def _skipped(plan: Plan, index: int, error: Exception) -> Record:
+    why = str(error) if isinstance(error, UserError) else brief_error(error)
+    return {"index": index, "picture": plan.data.names[index], "skipped": why}
+
+
+def _explained(
+    plan: Plan, samples: Sequence[tuple[int, Sample]], seed: int
+) -> list[Record]:
+    """Records of readable pictures, in order."""
+    examples, records = _examples(plan, samples)
+    accounted = {example.index for example in examples if example.protocols}
+    accounted |= {record["index"] for record in records}
+    records += [
+        {"index": index, "picture": plan.data.names[index], "protocols": []}
+        for index, _ in samples
+        if index not in accounted
+    ]
+    for spec in plan.specs:
+        # A method explains the pictures of all protocols that ask for it at once.
+        asked = [example for example in examples if _metrics(plan, spec, example)]
+        if asked:
+            records += _records_of_method(plan, spec, asked, seed)
+    labels = [spec.label for spec in plan.specs]
+    layers = ["", *plan.run["layers"]]
+
+    def order(record: Any) -> tuple[int, ...]:
+        if "method" not in record:
+            return (record["index"],)
+        return (
+            record["index"],
+            record["target"],
+            layers.index(record["layer"]),
+            labels.index(record["method"]),
+        )
+
+    return sorted(records, key=order)
+
+
+def _metrics(plan: Plan, spec: MethodSpec, example: _Example) -> frozenset[str]:
+    """What is asked of a method for an example; nothing where no protocol has it."""
+    return frozenset(
+        name
+        for protocol in example.protocols
+        for name in plan.asked[protocol].get(spec.label, ())
+    )
+
+
+def _examples(
+    plan: Plan, samples: Sequence[tuple[int, Sample]]
+) -> tuple[list[_Example], list[Record]]:
+    """Each picture with each of its classes that the network knows; others skipped."""
+    images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
+    with torch.no_grad():
+        inputs = plan.network.normalize(images)
+        probabilities = plan.network.forward(inputs).cpu()  # (N, classes)
+    examples: list[_Example] = []
+    others: list[Record] = []
+    for (index, sample), image, output in zip(
+        samples, images, probabilities, strict=True
+    ):
+        name = plan.network.name
+        if not output.isfinite().all():
+            error = UserError(f"{name} gives NaN or infinity for it")
+            others.append(_skipped(plan, index, error))
+            continue
+        shown = [
+            (plan.targets[label] if plan.targets else label, boxes)
+            for label, boxes in sample.boxes.items()
+        ]
+        known = [(target, boxes) for target, boxes in shown if target is not None]
+        if not known or not all(0 <= target < len(output) for target, _ in known):
+            error = UserError(f"{name} has no output for what it shows")
+            others.append(_skipped(plan, index, error))
+            continue
+        for target, boxes in known:
+            candidate = Candidate(
+                int(output.argmax()) == target,
+                sum(map(len, sample.boxes.values())),
+                protocols.box_share(boxes, plan.network.size),
+            )
+            wanting = [name for name in plan.asked if PROTOCOLS[name].wants(candidate)]
+            probability = float(output[target])
+            examples.append(_Example(index, image, boxes, target, probability, wanting))
+    return examples, others
+
+
+def _task(network: Network, examples: Sequence[_Example]) -> ExplainTask:
+    images = torch.stack([example.picture for example in examples])  # (N, 3, H, W)
+    targets = torch.tensor([one.target for one in examples], device=images.device)
+    return ExplainTask(
+        network.forward, network.normalize(images), network.colors(images), targets
+    )
+
+
+def _records_of_method(
+    plan: Plan, spec: MethodSpec, examples: Sequence[_Example], seed: int
+) -> Iterator[Record]:
+    """Records of one method, layer by layer."""
+    maps, seconds = _timed_maps(plan, spec, examples, seed)
+    names = plan.run["layers"] if spec.method.has_layer else [""]
+    for number, (layer, cams) in enumerate(zip(names, maps, strict=True)):
+        values: list[dict[str, Value]] = [{} for _ in examples]
+        # Examples that are asked the same are measured together.
+        asked = [_metrics(plan, spec, example) for example in examples]
+        for wanted in dict.fromkeys(asked):
+            group = [i for i, metrics in enumerate(asked) if metrics == wanted]
+            chosen = [examples[i] for i in group]
+            found = protocols.measure(
+                wanted,
+                _task(plan.network, chosen),
+                cams[torch.tensor(group, device=cams.device)],
+                [example.boxes for example in chosen],
+            )
+            if RANDOMIZATION in wanted:
+                few = [i for i in group if examples[i].index in plan.sanity]
+                checked = [examples[i] for i in few]
+                likeness = _randomized(plan, spec, number, checked, seed)
+                for i, more in zip(few, likeness, strict=True):
+                    values[i] |= more
+            # In the order of the table, whatever the order of a set.
+            for name in sorted(found):
+                for i, value in zip(group, found[name].tolist(), strict=True):
+                    values[i][name] = _json(value)
+        for example, measured in zip(examples, values, strict=True):
+            yield Explained(
+                index=example.index,
+                picture=plan.data.names[example.index],
+                target=example.target,
+                category=_category(plan, example.target),
+                probability=example.probability,
+                protocols=example.protocols,
+                method=spec.label,
+                layer=layer,
+                values=measured,
+                seconds=seconds[number],
+            )
+
+
+def _timed_maps(
+    plan: Plan, spec: MethodSpec, examples: Sequence[_Example], seed: int
+) -> tuple[list[Tensor], list[float]]:
+    """
+    A method's maps of each layer, and its seconds a picture.
+
+    Layers that one call explains share its time.
+    """
+    task = _task(plan.network, examples)
+    maps: list[Tensor] = []
+    seconds: list[float] = []
+    together = spec.method.several_layers or not spec.method.has_layer
+    for layers in [plan.layers] if together else [[info] for info in plan.layers]:
+        start = _clock(plan.device)
+        new = task.explain(spec, layers, seed)
+        took = _clock(plan.device) - start
+        maps += new
+        seconds += [took / len(examples) / len(new)] * len(new)
+    return maps, seconds
+
+
+def _category(plan: Plan, target: int) -> str:
+    if plan.targets:
+        return plan.data.classes[plan.targets.index(target)]
+    return plan.run["classes"][target] if plan.run["classes"] else f"class {target}"
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _json(value: Any) -> Value:
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    return _number(value)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _randomized(
+    plan: Plan, spec: MethodSpec, layer: int, examples: Sequence[_Example], seed: int
+) -> list[dict[str, Value]]:
+    """Similarity to maps of randomized models (Group-CAM 4.5), for each example."""
+    if not examples:
+        return []
+    task = _task(plan.network, examples)
+    info = plan.layers[layer]
+
+    def explain(model: Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        there = info._replace(module=model.get_submodule(info.name))
+        network = plan.network._replace(model=model)
+        other = ExplainTask(network.forward, inputs, task.colors, targets)
+        return other.explain(spec, [there], seed)[0]
+
+    likeness = randomization_check(
+        explain,
+        plan.network.model,
+        task.inputs,
+        task.targets,
+        layers=plan.run["randomized"],
+        seed=plan.seed,
+    )
+    return [
+        {
+            f"{RANDOMIZATION}.{similarity}": [
+                _number(float(of[similarity][i])) for of in likeness.values()
+            ]
+            for similarity in ("spearman", "ssim")
+        }
+        for i in range(len(examples))
+    ]

@@ -1,0 +1,20 @@
+"""What a user of the commands can put right, in one sentence."""
+
+import textwrap
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """An error whose message alone is shown by the commands, without a traceback."""
+
+
+def closest_names(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that is not known."""
+    names = get_close_matches(name, known, n=4, cutoff=0)
+    return f"the closest names are {', '.join(names)}"
+
+
+def brief_error(error: Exception) -> str:
+    """The error in one line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)

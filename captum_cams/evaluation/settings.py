@@ -1,0 +1,78 @@
+"""The settings of a run, and the arguments that they are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from torch.nn import Module
+
+from captum_cams._validation import check_count, check_numbers, check_words, kind_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What :func:`evaluate` was asked for, as ``run.json`` holds it, in its order."""
+
+    dataset: str
+    root: str | None
+    split: str | None
+    labels: str | None
+    limit: int | None
+    model: str | None
+    """Its name; None is the network of the examples."""
+    weights: str | None
+    protocol: str
+    methods: Sequence[str] | None
+    metrics: Sequence[str] | None
+    batch_size: int
+    sanity_pictures: int
+    seed: int
+
+
+def check_file(name: str, value: object) -> None:
+    """The path of a file or a folder."""
+    if not isinstance(value, (str, PathLike)):
+        raise TypeError(f"{name} must be a path, got {kind_of(value)}")
+
+
+def resolved(name: str, path: str | Path | None) -> str | None:
+    """An absolute path."""
+    if path is None:
+        return None
+    check_file(name, path)
+    return str(Path(path).resolve())
+
+
+def optional_words(name: str, words: Sequence[str] | None) -> list[str] | None:
+    """Words in a list, or None."""
+    return None if words is None else check_words(name, words)
+
+
+def optional_count(name: str, count: int | None) -> int | None:
+    """An integer of at least 1, or None."""
+    return None if count is None else check_count(name, count)
+
+
+def check_model_or_name(model: object) -> None:
+    """A module, or a word that leads to one."""
+    if model is not None and not isinstance(model, (str, Module)):
+        raise TypeError(
+            "model must be a classifier of torchvision by its name, "
+            f"'module:callable', or a torch.nn.Module, got {kind_of(model)}"
+        )
+
+
+def check_colors(name: str, values: object) -> None:
+    """A number for each of three colors, or None; `std` above 0."""
+    if values is None:
+        return
+    numbers = check_numbers(name, values)
+    if numbers.shape != (3,):
+        raise ValueError(
+            f"{name} must hold a number for each of 3 colors, got {numbers.tolist()}"
+        )
+    if not numbers.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {numbers.tolist()}")
+    if name == "std" and not (numbers > 0).all():
+        raise ValueError(f"{name} must be above 0, got {numbers.tolist()}")

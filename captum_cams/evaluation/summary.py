@@ -1,0 +1,261 @@
+"""
+From records to means and standard errors, in one pass over the records.
+
+Equal records in their order give equal numbers, to the bit.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captum_cams.evaluation.papers import PAPERS, extra_metrics, metric_parameters
+from captum_cams.evaluation.records import Explained, Record, Run, Value
+
+Array = NDArray[np.float64]
+
+_ABSENT = math.inf  # what a record does not have, where NaN is a value without meaning
+
+
+class Mean(NamedTuple):
+    """The mean of the values that have a meaning; `missing` counts those without."""
+
+    mean: float | None
+    standard_error: float | None
+    number: int
+    missing: int = 0
+
+
+class Means:
+    """Running means of several numbers a record (Welford's recurrence)."""
+
+    def __init__(self, size: int) -> None:
+        self.count = np.zeros(size, np.int64)
+        self.missing = np.zeros(size, np.int64)
+        self._mean = np.zeros(size)
+        self._squares = np.zeros(size)
+
+    def add(self, values: Array) -> None:
+        """Adds numbers: NaN is one without a meaning, infinity stands for none."""
+        known = np.isfinite(values)
+        self.count += known
+        self.missing += np.isnan(values)
+        away = np.where(known, values, self._mean) - self._mean
+        self._mean += away / np.maximum(self.count, 1)
+        self._squares += away * (np.where(known, values, self._mean) - self._mean)
+
+    def __getitem__(self, position: int) -> Mean:
+        """The mean of one of the numbers."""
+        count, missing = int(self.count[position]), int(self.missing[position])
+        if count == 0:
+            return Mean(None, None, 0, missing)
+        error = None
+        if count > 1:
+            error = math.sqrt(self._squares[position] / (count - 1) / count)
+        return Mean(float(self._mean[position]), error, count, missing)
+
+
+class Class(NamedTuple):
+    """A class by its index in the model's output: names need not be unique."""
+
+    target: int
+    name: str
+
+
+class _Layout:
+    """Which numbers of a row are the values of which metric."""
+
+    def __init__(self, run: Run, names: Sequence[str]) -> None:
+        self.start: dict[str, int] = {}
+        self.texts: list[str] = []
+        for metric in names:
+            self.start[metric] = len(self.texts)
+            self.texts += [
+                metric if at is None else f"{metric}[{at}]"
+                for at in metric_parameters(run, metric)
+            ]
+
+    def row(self, record: Explained) -> Array:
+        """A record's numbers, as :meth:`Means.add` takes them."""
+        row = np.full(len(self.texts), _ABSENT)
+        for metric, start in self.start.items():
+            value = metric_value(record, metric)
+            values = value if isinstance(value, list) else [value]
+            if value != _ABSENT:
+                row[start : start + len(values)] = np.array(values, dtype=float)
+        return row
+
+
+_Key: TypeAlias = tuple[str, str, str, Class | None]  # protocol, method, layer, class
+
+
+class Summary:
+    """
+    All means of an evaluation, and what became of its pictures.
+
+    Memory grows with the numbers of methods, layers, classes and skipped pictures, not
+    with that of explained ones.
+    """
+
+    def __init__(self, run: Run, records: Iterable[Record]) -> None:
+        self.run = run
+        self.read = 0
+        self.skipped: Counter[str] = Counter()
+        self.pictures = dict.fromkeys(run["methods"], 0)
+        self.targets = dict.fromkeys(run["methods"], 0)
+        self._layouts = {
+            protocol: (
+                _Layout(run, [*paper.metrics, *extra_metrics(run, protocol)]),
+                _Layout(run, paper.by_class),
+            )
+            for protocol, paper in PAPERS.items()
+        }
+        self._means: dict[_Key, Means] = {}
+        self._seconds: dict[tuple[str, str], Means] = {}
+        last = -1
+        last_used: dict[str, tuple[int, int]] = {}
+        for record in records:
+            if "skipped" in record:
+                self.skipped[record["skipped"]] += 1
+                continue
+            index = record["index"]
+            self.read += index != last
+            last = index
+            if "method" not in record:
+                continue
+            for protocol in protocols_of(run, record):
+                before = last_used.get(protocol, (-1, -1))
+                last_used[protocol] = now = index, record["target"]
+                self.pictures[protocol] += before[0] != index
+                self.targets[protocol] += before != now
+                self._add(protocol, record)
+            of = record["method"], record["layer"]
+            self._seconds.setdefault(of, Means(1)).add(np.array([record["seconds"]]))
+        present = {of_class for *_, of_class in self._means}
+        self.classes = sorted(of_class for of_class in present if of_class)
+        self._named = Counter(name for _, name in self.classes)
+
+    def _add(self, protocol: str, record: Explained) -> None:
+        of_class = Class(record["target"], record["category"])
+        for layout, of in zip(self._layouts[protocol], (None, of_class), strict=True):
+            if layout.texts:
+                key = protocol, record["method"], record["layer"], of
+                row = layout.row(record)
+                self._means.setdefault(key, Means(len(row))).add(row)
+
+    def label(self, of_class: Class) -> str:
+        """Its name, with its index where two classes share one."""
+        shared = self._named[of_class.name] > 1
+        return f"{of_class.name} ({of_class.target})" if shared else of_class.name
+
+    def layers(self, protocol: str) -> list[str]:
+        """Those with results; ``""`` alone if only methods without a layer have any."""
+        found = {layer for name, _, layer, _ in self._means if name == protocol}
+        named = [layer for layer in self.run["layers"] if layer in found]
+        return named or [layer for layer in found if not layer]
+
+    def mean(
+        self,
+        protocol: str,
+        method: str,
+        layer: str,
+        metric: str,
+        position: int = 0,
+        of_class: Class | None = None,
+    ) -> Mean:
+        """A value's mean at a layer, or without one for a method that knows none."""
+        for name in (layer, ""):
+            means = self._means.get((protocol, method, name, of_class))
+            if means is not None:
+                layout = self._layouts[protocol][of_class is not None]
+                return means[layout.start[metric] + position]
+        return Mean(None, None, 0)
+
+    def across(
+        self,
+        protocol: str,
+        methods: Sequence[str],
+        layer: str,
+        metric: str,
+        position: int = 0,
+        of_class: Class | None = None,
+    ) -> list[Mean]:
+        """The means of several methods."""
+        return [
+            self.mean(protocol, method, layer, metric, position, of_class)
+            for method in methods
+        ]
+
+    def curve(self, protocol: str, method: str, layer: str, metric: str) -> list[Mean]:
+        """The means of a metric with several values."""
+        return [
+            self.mean(protocol, method, layer, metric, position)
+            for position, _ in enumerate(metric_parameters(self.run, metric))
+        ]
+
+    def seconds(self, method: str, layer: str) -> Mean:
+        """The seconds that a picture takes."""
+        means = self._seconds.get((method, layer)) or self._seconds.get((method, ""))
+        return means[0] if means else Mean(None, None, 0)
+
+    def pointing(self, method: str, layer: str) -> Mean:
+        """Mean of the classes' accuracies: each class counts alike."""
+        each = [
+            self.mean("group-cam", method, layer, "pointing_game", of_class=of_class)
+            for of_class in self.classes
+        ]
+        each = [mean for mean in each if mean.number]
+        if not each:
+            return Mean(None, None, 0)
+        errors = [mean.standard_error for mean in each]
+        known = [error for error in errors if error is not None]
+        squares = math.fsum(error * error for error in known)
+        return Mean(
+            math.fsum(mean.mean or 0 for mean in each) / len(each),
+            math.sqrt(squares) / len(each) if len(known) == len(each) else None,
+            len(each),
+        )
+
+    def rows(self) -> Iterator[list[object]]:
+        """The long form: protocol, method, layer, category, metric and its mean."""
+        layers = ["", *self.run["layers"]]
+        for protocol, methods in self.run["methods"].items():
+            for method, layer in itertools.product(methods, layers):
+                of = protocol, method, layer
+                for of_class in (None, *self.classes):
+                    if (means := self._means.get((*of, of_class))) is None:
+                        continue
+                    category = self.label(of_class) if of_class else "all"
+                    texts = self._layouts[protocol][of_class is not None].texts
+                    for position, text in enumerate(texts):
+                        mean = means[position]
+                        if mean.number or mean.missing:
+                            yield [*of, category, text, *mean]
+                if protocol == "group-cam" and (*of, None) in self._means:
+                    mean = self.pointing(method, layer)
+                    if mean.number:
+                        yield [*of, "all", "pointing_accuracy", *mean]
+
+
+def protocols_of(run: Run, record: Explained) -> list[str]:
+    """The protocols to which a record counts."""
+    return [
+        protocol
+        for protocol, methods in run["methods"].items()
+        if protocol in record["protocols"] and record["method"] in methods
+    ]
+
+
+def metric_value(record: Explained, metric: str) -> Value:
+    """A value of a record, infinity where it does not have it."""
+    values = record["values"]
+    if metric != "dark_heatmaps.probability":
+        return values.get(metric, _ABSENT)
+    dark = values.get("dark_heatmaps")
+    if not isinstance(dark, list):
+        return _ABSENT
+    return [record["probability"] if each else _ABSENT for each in dark]

@@ -1,0 +1,34 @@
+"""What the words of a user name: objects of their own modules, and calls of these."""
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def import_object(name: str) -> Any:
+    """What ``"module:attribute"`` names, in the current folder too."""
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    return getattr(importlib.import_module(module_name), attribute)
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any] | None]:
+    """
+    A name and the literals behind it, as of ``name`` or ``module:name(argument=1)``.
+
+    The arguments are None where they are anything else.
+    """
+    match = re.fullmatch(r"([\w.:-]+)(?:\((.*)\))?", text.strip())
+    if match is None:
+        return text, None
+    try:
+        call: Any = ast.parse(f"f({match[2] or ''})", mode="eval").body
+        pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+        plain = isinstance(call.func, ast.Name) and not call.args
+    except (AttributeError, SyntaxError, ValueError):
+        return match[1], None
+    return match[1], dict(pairs) if plain and all(key for key, _ in pairs) else None
