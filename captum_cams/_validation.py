@@ -17,6 +17,7 @@ from torch.nn import Module
 
 
 def kind_of(value: object) -> str:
+    """What came, for a message: never a whole tensor."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {shape_of(value)}"
     shown = value is None or isinstance(value, (Real, str))
@@ -24,6 +25,7 @@ def kind_of(value: object) -> str:
 
 
 def shape_of(tensor: Tensor) -> str:
+    """A shape, for a message."""
     return str(tuple(tensor.shape))
 
 
@@ -113,7 +115,7 @@ def check_numbers(name: str, values: object) -> Tensor:
 
 
 def check_flags(**flags: object) -> None:
-    """Each True or False: any word would count as true, whatever it says."""
+    """True or False alone, as any word, such as 'no', would count as true."""
     for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{name} must be True or False, got {kind_of(value)}")
@@ -331,7 +333,7 @@ def check_finite(
 
 
 def warn(message: str) -> None:
-    """A warning at the line outside of this package and Captum that called."""
+    """Warn at the caller's line, outside of this package and Captum."""
     frame, level = sys._getframe(1), 2
     inside = ("captum", "captum_cams", "contextlib")
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
@@ -340,7 +342,7 @@ def warn(message: str) -> None:
 
 
 def list_of(values: object) -> list[Any]:
-    """What a sequence holds; nothing of what is none, as a word or a number."""
+    """What a sequence holds; an empty list for a word, a number and the like."""
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1:
         return list(values.tolist())
     if isinstance(values, Sequence) and not isinstance(values, str):
@@ -357,9 +359,6 @@ def check_words(name: str, words: object) -> list[str]:
         given = ", ".join(map(kind_of, listed)) or "none"
         raise TypeError(f"{name} must be a list of names, got {given}")
     return listed
-
-
-_UNMIXED = "; blend before transforms that mix classes, such as MixUp"
 
 
 def check_all_positive(name: str, values: Tensor) -> None:

@@ -20,7 +20,7 @@ from captum_cams._validation import (
     check_numbers,
 )
 from captum_cams.blur import check_blur, gaussian_blur
-from captum_cams.target_output import TargetOutput, chunk_rows, output_and_gradient
+from captum_cams.target_output import TargetOutput, output_and_gradient, rows_per_batch
 
 
 def blurred(inputs: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
@@ -247,7 +247,7 @@ def neutral(
     # One search serves all examples if the model sees no difference between them.
     same = not y.arguments and bool((starts == starts[:1]).all())
     rows = torch.arange(1 if same else len(ends))
-    batch_size = chunk_rows((ends,), internal_batch_size)
+    batch_size = rows_per_batch((ends,), internal_batch_size)
     best = []
     with tqdm(total=len(rows) * n_steps, disable=not show_progress, unit="step") as bar:
         for examples in torch.split(rows, batch_size):

@@ -10,7 +10,7 @@ from torch.nn import Module
 from captum_cams._nested import map_tensors
 from captum_cams._validation import check_finite, shape_of
 from captum_cams.layer_eval import LayerEvaluator, check_batch
-from captum_cams.target_output import outputs_in_chunks
+from captum_cams.target_output import outputs_in_batches
 
 
 def outputs_without(
@@ -18,7 +18,7 @@ def outputs_without(
     points: tuple[Tensor, ...],
     examples: Tensor,
     channels: Tensor,
-    chunk: int,
+    batch_size: int,
     bar: Any,
 ) -> Tensor:
     """
@@ -29,7 +29,7 @@ def outputs_without(
         points (tuple of Tensor): All examples.
         examples (Tensor): The example of each row, (B,), on the CPU.
         channels (Tensor): The channel that is 0 in it, (B,), or -1 for none.
-        chunk (int): Rows that go through the network together.
+        batch_size (int): Rows that go through the network together.
         bar (tqdm): Counts the rows.
 
     Returns:
@@ -53,7 +53,7 @@ def outputs_without(
         return evaluator.capture.returned(inputs, _ablated(evaluator, given, without))
 
     hooks = partial(evaluator.capture.hooked, hook)
-    outputs = outputs_in_chunks(output, rows, len(examples), chunk, hooks)
+    outputs = outputs_in_batches(output, rows, len(examples), batch_size, hooks)
     check_finite("forward_func's output", outputs, examples)
     return outputs
 

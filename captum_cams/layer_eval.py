@@ -119,32 +119,34 @@ class LayerEvaluator:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
         check_recording()
         with self.output.guarded():
-            uses, y, gradients = self._recorded(points, examples)
-            missing = self._missing(uses, gradients)
+            uses, y, gradients = self._gradients(points, examples)
+            missing = self._without_gradient(uses, gradients)
             mode = self.mode
             if missing and not mode.record_all and not mode.record_all_failed:
                 # The model may set its own grad mode, which undoes that of the hook.
                 mode.record_all = True
-                again = self._recorded(points, examples)
-                if len(self._missing(again[0], again[2])) < len(missing):
+                again = self._gradients(points, examples)
+                if len(self._without_gradient(again[0], again[2])) < len(missing):
                     uses, y, gradients = again
-                    missing = self._missing(uses, gradients)
+                    missing = self._without_gradient(uses, gradients)
                 else:
                     mode.record_all, mode.record_all_failed = False, True
             zeros = map(self.grad_kwargs.get, ("materialize_grads", "allow_unused"))
             if missing and not (y.requires_grad and any(zeros)):
-                raise ValueError(_INDEPENDENT + self._why(missing[0], points, examples))
+                raise ValueError(
+                    _INDEPENDENT + self._explain_missing(missing[0], points, examples)
+                )
         y = y.detach()
         activations = self._maps(uses, lambda leaf: leaf.detach())
-        slopes = self._maps(uses, lambda leaf: gradients[id(leaf)])
+        gradient_maps = self._maps(uses, lambda leaf: gradients[id(leaf)])
         self._check(activations, examples)
         check_finite("forward_func's output", y, examples)
-        for gradient in slopes:
+        for gradient in gradient_maps:
             check_finite("the output's gradients", gradient, examples)
         if self.unresponsive[examples].any():
-            for gradient in slopes:
+            for gradient in gradient_maps:
                 self.mark_responsive(examples, (gradient != 0).flatten(1).any(1))
-        return Evaluation(activations, slopes, y, self.sizes)
+        return Evaluation(activations, gradient_maps, y, self.sizes)
 
     def activations(
         self, points: tuple[Tensor, ...], examples: Tensor
@@ -161,12 +163,12 @@ class LayerEvaluator:
         """Note for which examples, (B,), the layer moved the output, (B,)."""
         self.unresponsive[examples[moved.cpu()]] = False
 
-    def emit_warnings(self, silence: str | None = None) -> None:
+    def emit_warnings(self, reason: str | None = None) -> None:
         """Warn, once all is done, of what makes maps wrong or 0."""
         self.warn_of_layer()
         if self.unresponsive.any():
             examples = self.unresponsive.nonzero().flatten().tolist()
-            _warn_of_zeros(examples, silence or _SILENT)
+            _warn_of_zeros(examples, reason or _ZERO_GRADIENTS)
 
     def warn_of_layer(self) -> None:
         """Warn of layers whose maps mislead, however they are used."""
@@ -182,7 +184,7 @@ class LayerEvaluator:
                 _warn_of_uses(layer, uses)
 
     def check_masks(self) -> None:
-        """Maps that can be enlarged to the inputs, as those that mask them must be."""
+        """Refuse maps that cannot be upsampled to the inputs, which they are to mask."""
         inputs = self.output.shapes
         for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
             fit = can_be_upsampled(shape, inputs)
@@ -192,14 +194,14 @@ class LayerEvaluator:
         """The layers' tensors, which methods see in one row, a tuple for each layer."""
         return _split(tensors, self.sizes)
 
-    def _recorded(
+    def _gradients(
         self, points: tuple[Tensor, ...], examples: Tensor
     ) -> tuple[LayerUses, Tensor, dict[int, Tensor | None]]:
         """The layers, y and its gradient at each leaf, or None where it has none."""
         uses, y = self.capture.run(points, examples, record=True)
         if not self.mode.copy_leaves and any(map(_is_overwritten, _all_uses(uses))):
-            self.mode.copy_leaves = True  # by the model, behind the layer
-            return self._recorded(points, examples)
+            self.mode.copy_leaves = True  # the model writes to them behind the layer
+            return self._gradients(points, examples)
         leaves = [leaf for use in _all_uses(uses) for leaf in use.leaves]
         if not y.requires_grad:
             return uses, y, dict.fromkeys(map(id, leaves))
@@ -214,26 +216,26 @@ class LayerEvaluator:
             raise
         return uses, y, dict(zip(map(id, leaves), found, strict=True))
 
-    def _missing(
+    def _without_gradient(
         self, uses: LayerUses, gradients: dict[int, Tensor | None]
     ) -> list[Missing]:
         """The layers' tensors that must have a gradient, but have none."""
         missing = []
         for number, layer in enumerate(self.layers):
-            words = "the layer"
+            description = "the layer"
             if len(self.layers) > 1:
-                words = f"layer {number} of the list ({type(layer).__name__})"
+                description = f"layer {number} of the list ({type(layer).__name__})"
             for use in uses[layer].values():
                 found = [gradients[id(leaf)] is not None for leaf in use.leaves]
                 # A transform selects: what it leaves out need not have a gradient.
                 if all(found) or (self.reshape_transform is not None and any(found)):
                     continue
-                i, alone = found.index(False), len(found) == 1
-                named = words if alone else f"tensor {i} of {words}"
-                missing.append(Missing(layer, named, i, alone))
+                i, is_only = found.index(False), len(found) == 1
+                named = description if is_only else f"tensor {i} of {description}"
+                missing.append(Missing(layer, named, i, is_only))
         return missing
 
-    def _why(
+    def _explain_missing(
         self, missing: Missing, points: tuple[Tensor, ...], examples: Tensor
     ) -> str:
         """Why a tensor has no gradient."""
@@ -280,18 +282,20 @@ class LayerEvaluator:
         """By devices, in the order in which `DataParallel` fills them."""
         order = list(self.device_ids or [])
 
-        def place(device: torch.device) -> int:
+        def rank(device: torch.device) -> int:
             return order.index(device.index) if device.index in order else 0
 
-        return [uses[device] for device in sorted(uses, key=place)]
+        return [uses[device] for device in sorted(uses, key=rank)]
 
     def _transformed(self, given: Any) -> tuple[Tensor, ...]:
+        """The feature maps in what a layer gave."""
         if self.reshape_transform is None:
             tensors: tuple[Tensor, ...] = given
             return tensors
         return (_check_transformed(self.reshape_transform(given), given),)
 
     def _check(self, activations: tuple[Tensor, ...], examples: Tensor) -> None:
+        """Activations with a row for each example, and finite."""
         self.shapes = [tensor.shape for tensor in activations]
         for tensor in activations:
             check_batch(tensor, len(examples))
@@ -327,7 +331,7 @@ _REENTRANT = (
     "gradients to parameters alone; pass it use_reentrant=False, or switch it off "
     "while explaining"
 )
-_SILENT = (
+_ZERO_GRADIENTS = (
     "the output's gradients at the layer are all 0 (the output is saturated, units are "
     "dead, or it does not depend on this part of the layer)"
 )

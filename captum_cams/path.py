@@ -157,7 +157,10 @@ def blur_path(kernel_size: int = 51, sigma: float = 50.0) -> Path:
 
 
 def checked(
-    path: Path, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], chunk: int
+    path: Path,
+    inputs: tuple[Tensor, ...],
+    baselines: tuple[Tensor, ...],
+    batch_size: int,
 ) -> Path:
     """
     A path whose points are checked: now at both ends, later wherever they are made.
@@ -166,7 +169,7 @@ def checked(
         path (Callable): The path.
         inputs (tuple of Tensor): Where it must end.
         baselines (tuple of Tensor): Where it must start.
-        chunk (int): Rows whose points are made together.
+        batch_size (int): Rows whose points are made together.
 
     Returns:
         *Callable*, a path that records no graph.
@@ -181,7 +184,7 @@ def checked(
         return _check_points(path(ends, starts, alphas), inputs, alphas)
 
     for end, start in zip(inputs, baselines, strict=True):
-        for rows in torch.split(torch.arange(len(end)), chunk):
+        for rows in torch.split(torch.arange(len(end)), batch_size):
             for alpha in (0, 1):
                 alphas = end.new_full((len(rows),), alpha)
                 point = points(end[rows], start[rows], alphas)

@@ -1,7 +1,7 @@
 """
-The only place that runs a model: its target output at chosen points.
+A model's target output at given points.
 
-A row is one point of one example; rows are what goes through the network together.
+A row is one point of one example; the rows of a batch go through the network together.
 """
 
 import textwrap
@@ -30,18 +30,18 @@ from captum_cams.model_state import ModelState, uncompiled
 from captum_cams.watch import Watch
 
 
-class _Here(threading.local):
-    """The evaluation whose pass this thread runs."""
+class _ThreadState(threading.local):
+    """The evaluation that runs a pass in this thread, if any."""
 
     evaluation: object = None
 
 
-_HERE = _Here()
+_CURRENT = _ThreadState()
 
 
 def in_evaluation() -> bool:
-    """Whether this thread runs an evaluation, rather than works for one."""
-    return _HERE.evaluation is not None
+    """Whether this thread runs an evaluation itself, and does not help another one."""
+    return _CURRENT.evaluation is not None
 
 
 class TargetOutput:
@@ -50,7 +50,7 @@ class TargetOutput:
 
     Args:
         forward_func (Callable): The model or any function of it.
-        inputs (tuple of Tensor): The examples, for their number.
+        inputs (tuple of Tensor): The examples, of which the number and shapes count.
         target: Any of Captum's forms.
         additional_forward_args (Any): Tensors whose first axis counts the examples
             follow their rows; everything else is passed on as it is.
@@ -85,12 +85,12 @@ class TargetOutput:
         self._watch: Watch | None = None
         self._error: Exception | None = None
         self.hook_error: Exception | None = None
-        """What a hook of this package raised: the length of a batch is not to blame."""
+        """What a hook of this package raised, whatever the length of the batch."""
 
     def with_output_func(
         self, output_func: Callable[[Tensor], Tensor] | None
     ) -> "TargetOutput":
-        """The same output with another function between; both warn but once."""
+        """The same with another `output_func`; of the two only one warns."""
         other = copy(self)
         other.output_func = output_func
         return other
@@ -115,7 +115,7 @@ class TargetOutput:
         watch: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
         points = tuple(x.clone() for x in points)  # models may write to theirs
-        arguments = self._following(examples)
+        arguments = self._gather_arguments(examples)
         with watch or nullcontext():
             output: Any = run_forward(self.forward_func, points, None, arguments)
         if self.output_func is not None:
@@ -127,7 +127,9 @@ class TargetOutput:
             y = y[(rows, *target.to(y.device).unbind(1))]
         return y.reshape(len(examples))  # (B,)
 
-    def _following(self, examples: Tensor) -> tuple[Any, ...]:
+    def _gather_arguments(self, examples: Tensor) -> tuple[Any, ...]:
+        """The additional arguments, with the rows of the examples."""
+
         def rows(argument: Any) -> Any:
             follows = isinstance(argument, Tensor) and argument.dim() > 0
             if follows and argument.shape[0] == self.num_examples:
@@ -142,30 +144,30 @@ class TargetOutput:
         """
         Around a pass, and its backward pass.
 
-        Leaves the model as found, warns of what makes its outputs unsteady, and tells
-        where an error comes from the length of the batch.
+        Leaves the model as found, warns where its outputs depend on more than their
+        example, and tells where an error comes from the length of the batch.
 
         Args:
             changed (bool): Whether a hook changes the outputs.
         """
-        around, _HERE.evaluation = _HERE.evaluation, object()
+        around, _CURRENT.evaluation = _CURRENT.evaluation, object()
         try:
             with uncompiled():
                 with self.state.kept():
                     yield
                 if self._rows is not None:
                     y = None if changed else self._y
-                    again = partial(self._again, *self._rows)
+                    again = partial(self._repeat, *self._rows)
                     self.state.warn(self._watch, y, again)
         except Exception as error:
             if error is self._error and self._rows is not None:
-                self._try_own_batch(error, *self._rows)
+                self._check_fixed_batch(error, *self._rows)
             raise
         finally:
-            _HERE.evaluation = around
+            _CURRENT.evaluation = around
             self._rows = self._y = self._watch = self._error = self.hook_error = None
 
-    def _again(
+    def _repeat(
         self,
         points: tuple[Tensor, ...],
         examples: Tensor,
@@ -175,15 +177,15 @@ class TargetOutput:
         with torch.no_grad():
             return self._values(tuple(x[part] for x in points), examples[part], watch)
 
-    def _try_own_batch(
+    def _check_fixed_batch(
         self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
     ) -> None:
-        """Raise another error if all rows go through, a few at a time."""
+        """Raise an error that names the batch size if fewer rows at a time go through."""
 
         def fails(rows: Tensor | slice) -> bool:
             try:
                 with uncompiled(), self.state.kept():
-                    self._again(points, examples, rows)
+                    self._repeat(points, examples, rows)
             except Exception:
                 return True
             return False
@@ -197,10 +199,10 @@ class TargetOutput:
             _raise_fixed_batch(rows, N, error)
 
 
-# Layers with hooks that see the calls of all threads, as `DataParallel` needs them.
-_SHARED: WeakKeyDictionary[Module, "threading.RLock"] = WeakKeyDictionary()
-_PATIENCE = 60.0  # seconds
-_WAITED = (
+# For layers whose hooks see the calls of all threads, as `DataParallel` needs them.
+_LOCKS: WeakKeyDictionary[Module, "threading.RLock"] = WeakKeyDictionary()
+_LOCK_TIMEOUT = 60.0  # seconds
+_STILL_LOCKED = (
     "layer has been explained by another thread for a minute, in a model that runs it "
     "in threads of its own; if that forward_func waits for this explanation, explain "
     "another copy of the model"
@@ -213,7 +215,7 @@ def hooked(
     layers: Sequence[Module],
     hook: Callable[..., Any],
     layer_input: bool = False,
-    elsewhere: bool = False,
+    other_threads: bool = False,
 ) -> Iterator[None]:
     """
     A hook at layers that sees the passes of this evaluation alone.
@@ -227,17 +229,19 @@ def hooked(
         hook (Callable): Called with the layer, and with what PyTorch gives a forward
             hook, or a forward pre-hook.
         layer_input (bool): Whether it is a forward pre-hook.
-        elsewhere (bool): Whether threads that run no evaluation of their own count.
+        other_threads (bool): Whether threads that run no evaluation of their own count.
     """
-    mine, recorded = _HERE.evaluation, torch.is_grad_enabled()
+    own, recorded = _CURRENT.evaluation, torch.is_grad_enabled()
 
     # `DataParallel` calls hooks with a replica: the layer itself is bound.
     def act(layer: Module, *values: Any) -> Any:
-        here = _HERE.evaluation
+        current = _CURRENT.evaluation
         # A thread without an evaluation may work for this one, but not if it records
         # nothing where this one does.
-        helps = elsewhere and here is None and torch.is_grad_enabled() >= recorded
-        if here is not mine and not helps:
+        helps = (
+            other_threads and current is None and torch.is_grad_enabled() >= recorded
+        )
+        if current is not own and not helps:
             return None
         try:
             return hook(layer, *values)
@@ -247,11 +251,11 @@ def hooked(
 
     layers = list(dict.fromkeys(layers))
     with ExitStack() as stack:
-        if elsewhere:
+        if other_threads:
             for layer in sorted(layers, key=id):  # one order, so that none wait in turn
-                lock = _SHARED.setdefault(layer, threading.RLock())
-                if not lock.acquire(timeout=_PATIENCE):
-                    raise RuntimeError(_WAITED)
+                lock = _LOCKS.setdefault(layer, threading.RLock())
+                if not lock.acquire(timeout=_LOCK_TIMEOUT):
+                    raise RuntimeError(_STILL_LOCKED)
                 stack.callback(lock.release)
         for layer in layers:
             register: Any = (
@@ -263,7 +267,7 @@ def hooked(
         yield
 
 
-def chunk_rows(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> int:
+def rows_per_batch(inputs: tuple[Tensor, ...], internal_batch_size: int | None) -> int:
     """
     The number of rows that go through the network together.
 
@@ -298,11 +302,11 @@ def batches(
         )
 
 
-def outputs_in_chunks(
+def outputs_in_batches(
     output: TargetOutput,
     rows: Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]],
     num_rows: int,
-    chunk: int,
+    batch_size: int,
     hooks: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
     """
@@ -312,16 +316,16 @@ def outputs_in_chunks(
         output (TargetOutput): y.
         rows (Callable): Gives points and examples of the rows from start to stop.
         num_rows (int): Number of rows.
-        chunk (int): Rows that go through the network together.
+        batch_size (int): Rows that go through the network together.
         hooks (Callable): Sets hooks for a pass, as :func:`hooked` does. Default: none
 
     Returns:
         *Tensor*, (num_rows,).
     """
     outputs = []
-    for start in range(0, num_rows, chunk):
+    for start in range(0, num_rows, batch_size):
         with torch.no_grad():
-            points, examples = rows(start, min(start + chunk, num_rows))
+            points, examples = rows(start, min(start + batch_size, num_rows))
             with output.guarded(hooks is not nullcontext), hooks():
                 outputs.append(output(points, examples))
     return torch.cat(outputs)

@@ -1,4 +1,4 @@
-"""The path core: chunks, passes, memory, grad mode and what is left behind."""
+"""The path core: batches, passes, memory, grad mode and what is left behind."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.layer_eval import Evaluation, LayerEvaluator
 from captum_cams.path import straight_line
 from captum_cams.path_eval import LayerPath
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, rows_per_batch
 from tests.models import Function, Scale, TwoPart, network, random
 
 METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
@@ -100,10 +100,10 @@ def test_group_cam_takes_one_pass_and_groups_plus_one_more():
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "points", "chunk"),
+    ("num_examples", "points", "batch_size"),
     [(1, 51, 4), (3, 51, 4), (8, 51, 32), (20, 51, 32), (100, 9, 32), (7, 3, 5)],
 )
-def test_equal_steps_fill_their_batches(num_examples, points, chunk):
+def test_equal_steps_fill_their_batches(num_examples, points, batch_size):
     model = network()
     counting = Counting(model.layer)
     x = random(num_examples, 2, 4, 4)
@@ -120,13 +120,15 @@ def test_equal_steps_fill_their_batches(num_examples, points, chunk):
             expected = model.layer(alpha * x[seen : seen + self.n])
             torch.testing.assert_close(point.activations[0], expected.detach())
 
-    paths = LayerPath(evaluator, straight_line, (x,), (torch.zeros_like(x),), chunk)
+    paths = LayerPath(
+        evaluator, straight_line, (x,), (torch.zeros_like(x),), batch_size
+    )
     for examples, used, compared in paths.equal_steps(alphas, Compare):
         assert used == alphas and len(examples) == compared.n
         seen += compared.n
     assert seen == num_examples
     assert sum(counting.rows) == num_examples * points
-    assert len(counting.rows) <= 1.15 * -(-num_examples * points // chunk) + 1
+    assert len(counting.rows) <= 1.15 * -(-num_examples * points // batch_size) + 1
 
 
 def test_the_part_before_the_layer_is_not_recorded():
@@ -328,7 +330,7 @@ def test_a_layer_used_twice_counts_its_last_use():
 
 def test_default_batch():
     def rows(*shape):
-        return chunk_rows((torch.empty(8, *shape),), None)
+        return rows_per_batch((torch.empty(8, *shape),), None)
 
     assert rows(3, 224, 224) == 4
     assert rows(3, 448, 448) == 1
@@ -337,12 +339,12 @@ def test_default_batch():
     assert rows(3, 32, 32) == 64
 
     def on_accelerator(*shape):
-        return chunk_rows((torch.empty(8, *shape, device="meta"),), None)
+        return rows_per_batch((torch.empty(8, *shape, device="meta"),), None)
 
     assert on_accelerator(3, 224, 224) == 32
     assert on_accelerator(3, 1024, 1024) == 1
     assert on_accelerator(3, 32, 32) == 256
-    assert chunk_rows((torch.empty(8, 3),), 5) == 5
+    assert rows_per_batch((torch.empty(8, 3),), 5) == 5
 
 
 def test_progress_counts_every_point(capsys):

@@ -199,7 +199,7 @@ def test_each_tensor_of_a_tuple_has_its_path():
     assert seen == {4, 1}
 
 
-def test_only_a_chunk_of_points_is_made_at_a_time():
+def test_only_a_batch_of_points_is_made_at_a_time():
     rows = []
 
     def path(inputs, baselines, alphas):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_cams._validation import check_finite
 from captum_cams.masks import blend, difference, upsample
-from captum_cams.target_output import Batch, TargetOutput, outputs_in_chunks
+from captum_cams.target_output import Batch, TargetOutput, outputs_in_batches
 
 
 def masked_outputs(
@@ -43,7 +43,7 @@ def masked_outputs(
             )
         ), batch.examples[here]
 
-    outputs = outputs_in_chunks(output, blends, len(places), batch_size)
+    outputs = outputs_in_batches(output, blends, len(places), batch_size)
     check_finite("forward_func's output", outputs, batch.examples[places])
     return outputs
 

@@ -33,7 +33,7 @@ from captum_cams.quadrature import (
     quadrature,
 )
 from captum_cams.refine import Interval
-from captum_cams.target_output import TargetOutput, chunk_rows
+from captum_cams.target_output import TargetOutput, rows_per_batch
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 """A tensor at the start of an interval and one at its end, for each of the layer's."""
@@ -375,7 +375,7 @@ class PathCamAttribution(CamAttribution):
             request.attribute_to_layer_input,
             request.grad_kwargs,
         )
-        batch_size = chunk_rows(ends, request.internal_batch_size)
+        batch_size = rows_per_batch(ends, request.internal_batch_size)
         path = request.path
         if path is not straight_line:
             path = checked(path, ends, starts, batch_size)

@@ -19,7 +19,7 @@ from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, batches, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, rows_per_batch
 
 
 @register(
@@ -102,15 +102,15 @@ class LayerAblationCam(OneLayerCamAttribution):
         model = model.module if isinstance(model, DataParallel) else model
         output = TargetOutput(model, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
 
         maps = []
         with tqdm(disable=not show_progress, unit="pass") as bar:
-            for examples, points, _ in batches(ends, chunk):
+            for examples, points, _ in batches(ends, batch_size):
                 activations = single_tensor(evaluator.activations(points, examples))
                 again = evaluator.outputs[:, None]  # y in another batch, (n, 1)
                 y, without = _outputs(
-                    evaluator, ends, examples, activations, chunk, bar
+                    evaluator, ends, examples, activations, batch_size, bar
                 )
                 noise = _noise(y, without, again).to(precise(y))  # (n, 1)
                 losses = y.to(noise) - without.to(noise)  # (n, K)

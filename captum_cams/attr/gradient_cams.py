@@ -12,7 +12,7 @@ from captum_cams.attr._cam import CamAttribution, Maps, concatenate
 from captum_cams.attr._pooling import combine, divide, pool, precise, total
 from captum_cams.attr.registry import Axiom, register
 from captum_cams.masks import rounding
-from captum_cams.target_output import TargetOutput, batches, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, rows_per_batch
 
 # What all of them share: weights that a channel's own activations and gradients make.
 _AXIOMS: set[Axiom] = {
@@ -95,9 +95,9 @@ class GradientCamAttribution(CamAttribution, ABC):
             attribute_to_layer_input,
             grad_kwargs,
         )
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
         results = []
-        for examples, points, _ in batches(ends, chunk):
+        for examples, points, _ in batches(ends, batch_size):
             layer = evaluator(points, examples)
             results.append(
                 tuple(

@@ -27,7 +27,7 @@ from captum_cams.baselines import blurred
 from captum_cams.blur import check_kernel
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import denoise, group, min_max
-from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
+from captum_cams.target_output import Batch, TargetOutput, batches, rows_per_batch
 
 
 @register(
@@ -193,12 +193,12 @@ class GroupCam(OneLayerCamAttribution):
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
         confidence = output.with_output_func(confidence_func)
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
 
         cams = []
         rows = len(ends[0]) * (groups + 1)
         with tqdm(total=rows, disable=not show_progress, unit="mask") as bar:
-            for batch in batches(ends, chunk, starts):
+            for batch in batches(ends, batch_size, starts):
                 if not starts:
                     hidden = [blurred(x, *blur) for x in batch.inputs]
                     batch = batch._replace(baselines=tuple(hidden))
@@ -206,7 +206,7 @@ class GroupCam(OneLayerCamAttribution):
                 if use_gradients and denoise_percentile is not None:
                     masks = denoise(masks, denoise_percentile)  # eq. 3
                 masks = min_max(masks)  # (n, G, *layer spatial), eq. 4
-                alphas = masked_score_gains(confidence, batch, masks, chunk, bar)
+                alphas = masked_score_gains(confidence, batch, masks, batch_size, bar)
                 weighted = unsqueezed(alphas, masks) * masks
                 cams.append(weighted.sum(1, keepdim=True))  # (n, 1, ...), eq. 7
         evaluator.emit_warnings() if use_gradients else evaluator.warn_of_layer()

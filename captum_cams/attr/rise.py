@@ -25,7 +25,7 @@ from captum_cams.attr._mask_scores import masked_outputs
 from captum_cams.attr._pooling import precise
 from captum_cams.attr.registry import register
 from captum_cams.masks import random_cells, shifted
-from captum_cams.target_output import Batch, TargetOutput, chunk_rows
+from captum_cams.target_output import Batch, TargetOutput, rows_per_batch
 
 _BLOCK = 100  # masks between two looks at the tolerance
 
@@ -149,7 +149,7 @@ class Rise(PerturbationAttribution):
         starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         generator = generator or torch.Generator().manual_seed(0)
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
 
         everything = Batch(torch.arange(len(ends[0])), ends, starts)
         estimates = _Estimates(ends)
@@ -162,13 +162,13 @@ class Rise(PerturbationAttribution):
                 block = min(_BLOCK, n_masks - used)
                 cells, shifts = random_cells(block, grid, probability, generator)
                 for part in torch.split(
-                    torch.arange(block), max(1, chunk // len(active))
+                    torch.arange(block), max(1, batch_size // len(active))
                 ):
                     masks = [
                         shifted(cells[part].to(x), shifts[part], x.shape[2:])
                         for x in ends
                     ]
-                    scores = _scores(output, everything, masks, active, chunk)
+                    scores = _scores(output, everything, masks, active, batch_size)
                     estimates.add(
                         active, scores, [mask / probability for mask in masks]
                     )
@@ -195,13 +195,13 @@ def _scores(
     everything: Batch,
     masks: list[Tensor],
     active: Tensor,
-    chunk: int,
+    batch_size: int,
 ) -> Tensor:
     """The output of every active example behind every mask, (B, n)."""
     row = torch.arange(len(masks[0]) * len(active))
     mask, example = row // len(active), active[row % len(active)]
     outputs = masked_outputs(
-        output, everything, example, lambda rows, i: masks[i][mask[rows]], chunk
+        output, everything, example, lambda rows, i: masks[i][mask[rows]], batch_size
     )
     return outputs.view(-1, len(active))  # (B, n)
 

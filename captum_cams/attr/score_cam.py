@@ -22,7 +22,7 @@ from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_input
 from captum_cams.attr._pooling import combine, precise, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.masks import min_max, upsample
-from captum_cams.target_output import TargetOutput, batches, chunk_rows
+from captum_cams.target_output import TargetOutput, batches, rows_per_batch
 
 
 @register(
@@ -117,11 +117,11 @@ class ScoreCam(OneLayerCamAttribution):
         starts = check_baselines(baselines, ends)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
 
         cams = []
         with tqdm(disable=not show_progress, unit="mask") as bar:
-            for batch in batches(ends, chunk, starts):
+            for batch in batches(ends, batch_size, starts):
                 found = evaluator.activations(batch.inputs, batch.examples)
                 channels = single_tensor(found)
                 evaluator.check_masks()
@@ -130,7 +130,7 @@ class ScoreCam(OneLayerCamAttribution):
                 bar.total = len(ends[0]) * (channels.shape[1] + 1)
                 masks = min_max(channels)  # sets constant channels to 0
                 increases = masked_score_gains(
-                    output, batch, masks, chunk, bar, _enlarge
+                    output, batch, masks, batch_size, bar, _enlarge
                 )
                 alphas = increases.softmax(1, dtype=precise(increases))  # (n, K)
                 cams.append(

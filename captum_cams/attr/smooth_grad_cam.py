@@ -18,7 +18,7 @@ from captum_cams.attr._pooling import combine, divide, precise, total
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import rounding
-from captum_cams.target_output import Batch, TargetOutput, batches, chunk_rows
+from captum_cams.target_output import Batch, TargetOutput, batches, rows_per_batch
 
 
 @register(
@@ -124,9 +124,9 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
             attribute_to_layer_input,
             grad_kwargs,
         )
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
         results = []
-        for batch in batches(ends, chunk):
+        for batch in batches(ends, batch_size):
             activations = evaluator.activations(batch.inputs, batch.examples)
             generator = torch.Generator().manual_seed(seed)
             powers, units = _mean_powers(

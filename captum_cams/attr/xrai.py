@@ -29,8 +29,8 @@ from captum_cams.quadrature import check_nodes, quadrature
 from captum_cams.target_output import (
     TargetOutput,
     check_recording,
-    chunk_rows,
     output_and_gradient,
+    rows_per_batch,
 )
 
 Mode = Literal["full", "fast"]
@@ -157,12 +157,14 @@ class Xrai(Attribution):
         ]
         _check_black_and_white(*colours)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
-        chunk = chunk_rows(ends, internal_batch_size)
+        batch_size = rows_per_batch(ends, internal_batch_size)
 
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
             from_black, from_white = (
-                _integrated_gradients(output, pictures[n], colour[n], n, n_steps, chunk)
+                _integrated_gradients(
+                    output, pictures[n], colour[n], n, n_steps, batch_size
+                )
                 for colour in colours
             )  # (C, H, W)
             dark, light = (colour[n] for colour in colours)
@@ -179,14 +181,14 @@ def _integrated_gradients(
     baseline: Tensor,
     example: int,
     n_steps: int,
-    chunk: int,
+    batch_size: int,
 ) -> Tensor:
     """Integrated Gradients of one picture, by the rule of Gauss and Legendre."""
     nodes, weights = quadrature("gausslegendre", n_steps)
     total = torch.zeros_like(picture)  # (C, H, W)
     for alphas, here in zip(
-        torch.split(picture.new_tensor(nodes), chunk),
-        torch.split(picture.new_tensor(weights), chunk),
+        torch.split(picture.new_tensor(nodes), batch_size),
+        torch.split(picture.new_tensor(weights), batch_size),
         strict=True,
     ):
         shape = (len(alphas), *picture.shape)

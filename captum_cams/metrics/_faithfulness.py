@@ -17,7 +17,7 @@ from captum_cams._validation import (
     check_inputs,
 )
 from captum_cams.metrics._metric import check_map, nan_where_broken
-from captum_cams.target_output import TargetOutput, chunk_rows, outputs_in_chunks
+from captum_cams.target_output import TargetOutput, outputs_in_batches, rows_per_batch
 
 Rows = Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]]
 """Gives the model's inputs of the rows from start to stop, and the rows' examples."""
@@ -34,7 +34,7 @@ class Examples(NamedTuple):
 
     def outputs(self, rows: Rows, num_rows: int, batch_size: int) -> Tensor:
         """Outputs at `rows`, (num_rows,), on the inputs' device."""
-        outputs = outputs_in_chunks(self.output, rows, num_rows, batch_size)
+        outputs = outputs_in_batches(self.output, rows, num_rows, batch_size)
         return outputs.to(self.inputs[0].device)
 
     def nan_where_broken(self, values: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def check_examples(
     else:
         starts = check_baselines(baselines, ends)
     output = TargetOutput(forward_func, ends, target, additional_forward_args)
-    batch_size = chunk_rows(ends, max_examples_per_batch)
+    batch_size = rows_per_batch(ends, max_examples_per_batch)
     return Examples(ends, starts, maps, output, batch_size)
 
 

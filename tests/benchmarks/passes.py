@@ -20,7 +20,7 @@ from torchvision import models
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
 from captum_cams.examples import shapes_model
-from captum_cams.layer_eval import chunk_rows
+from captum_cams.layer_eval import rows_per_batch
 from tests.benchmarks.measure import (
     added_memory,
     fastest,
@@ -212,7 +212,7 @@ def batches(rounds):
             with torch.no_grad():
                 net(x[:batch])
 
-        default = chunk_rows((x,), None)
+        default = rows_per_batch((x,), None)
         sizes = sorted({*BATCHES, default})
         ratios, _ = interleaved({b: partial(forward, b) for b in sizes}, rounds)
         rows = {b: ratio / b for b, ratio in ratios.items()}
