@@ -160,7 +160,7 @@ def uniform_noise(
     return _normalized(noise, mean, std, inputs)
 
 
-def neutral(
+def neutral(  # noqa: PLR0913
     forward_func: Callable[..., Any],
     inputs: Tensor,
     additional_forward_args: object = None,

@@ -184,7 +184,7 @@ class LayerEvaluator:
                 _warn_of_uses(layer, uses)
 
     def check_masks(self) -> None:
-        """Refuse maps that cannot be upsampled to the inputs, which they are to mask."""
+        """Refuse maps that cannot be upsampled to the inputs that they mask."""
         inputs = self.output.shapes
         for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
             fit = can_be_upsampled(shape, inputs)

@@ -180,7 +180,7 @@ class TargetOutput:
     def _check_fixed_batch(
         self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
     ) -> None:
-        """Raise an error that names the batch size if fewer rows at a time go through."""
+        """Raise an error that names the batch size if it is to blame."""
 
         def fails(rows: Tensor | slice) -> bool:
             try:

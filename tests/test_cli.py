@@ -114,6 +114,7 @@ def size_of(path):
         return image.size
 
 
+@pytest.mark.slow
 def test_demo_writes_a_figure_of_all_methods_and_says_where(panels, capsys, tmp_path):
     assert cli.main(["demo", "--out", "new/folder"]) == 0
     path = tmp_path / "new/folder/captum-cams-demo.png"
@@ -144,6 +145,7 @@ def inside(cam, boxes, size):
     return torch.stack(shares)
 
 
+@pytest.mark.slow
 def test_module_and_script_are_one_program():
     run = subprocess.run(
         [sys.executable, "-m", "captum_cams", "explain", "missing.png"],

@@ -21,20 +21,20 @@ from captum.metrics import infidelity, sensitivity_max
 from matplotlib.figure import Figure
 from torch import nn
 
-from captum_cams import metrics
+from captum_cams import LayerAblationCam, metrics
+from captum_cams.attr.gradient_cams import GradientCamAttribution
+from captum_cams.attr.registry import METHODS
 from captum_cams.layer_eval import TargetOutput
 from captum_cams.masks import upsample
 from captum_cams.metrics import explanation_func
-from tests.methods import OURS, SMALL, WITH_LAYER, build, explain
+from tests.methods import OF_LAYER, OURS, SMALL, WITH_LAYER, build, explain
 from tests.models import Function, Scale, network, random
 
 X = random(2, 2, 6, 6)
 BOTH = torch.tensor([2, 0])
 
-# The methods of one map over the input, which several inputs share.
-OVER_INPUTS = ["group-cam", "score-cam", "rise"]
-ONE_TENSOR = ["group-cam", "score-cam", "ablation-cam"]
-TUPLES = [name for name in WITH_LAYER if name not in ONE_TENSOR]
+# The methods that take several layers take a layer of several tensors, too.
+TUPLES = [name for name in WITH_LAYER if METHODS[name].several_layers]
 
 close = torch.testing.assert_close
 
@@ -328,8 +328,8 @@ TOKENS = torch.tensor([[1, 4, 0, 7, 2], [3, 3, 9, 10, 0], [8, 1, 5, 5, 6]])
 INTEGER = [
     name
     for name in OURS
-    if name in ("positive-grad-cam", "grad-cam-plus-plus", "x-grad-cam", "layer-cam", "hi-res-cam", "ablation-cam")
-]  # fmt: skip
+    if issubclass(METHODS[name].attribution, (GradientCamAttribution, LayerAblationCam))
+]
 
 
 class TestIntegers:
@@ -458,7 +458,7 @@ class TestForwardFunctions:
         )  # fmt: skip
         if name == "smooth-grad-cam-plus-plus":  # the noise is another
             assert maps.shape == expected.shape
-        elif name in OVER_INPUTS:
+        elif name not in OF_LAYER:  # a map over each input
             assert isinstance(maps, tuple)
             for part in maps:
                 close(part, expected)

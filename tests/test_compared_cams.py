@@ -369,11 +369,11 @@ def test_xrai_ranks_as_the_paper(mode, seed):
 
 
 @pytest.mark.parametrize("mode", ["full", "fast"])
-@pytest.mark.parametrize(("colour", "sign"), [(0.9, 1), (0.1, -1)])
-def test_xrai_finds_what_is_brighter_or_darker(mode, colour, sign):
+@pytest.mark.parametrize(("color", "sign"), [(0.9, 1), (0.1, -1)])
+def test_xrai_finds_what_is_brighter_or_darker(mode, color, sign):
     pytest.importorskip("skimage")
     x, inside = torch.full((1, 3, 40, 40), 0.4), torch.zeros(1, 1, 40, 40)
-    x[..., 8:24, 10:30], inside[..., 8:24, 10:30] = colour, 1
+    x[..., 8:24, 10:30], inside[..., 8:24, 10:30] = color, 1
     maps = Xrai(lambda x: sign * (x * inside).sum((1, 2, 3))).attribute(
         x, mode=mode, n_steps=4, scales=[50, 250]
     )
@@ -381,12 +381,12 @@ def test_xrai_finds_what_is_brighter_or_darker(mode, colour, sign):
     assert maps[inside == 1].min() > maps[near == 0].max()
 
 
-def test_xrai_takes_normalised_pictures():
+def test_xrai_takes_normalized_pictures():
     pytest.importorskip("skimage")
     model, x = network(), random(1, 2, 24, 24).sigmoid()
     plain = attribute(Xrai, model, x)
     mean, std = 0.4, 0.2
-    normalised = attribute(
+    normalized = attribute(
         Xrai,
         lambda z: model(z * std + mean),
         (x - mean) / std,
@@ -394,7 +394,7 @@ def test_xrai_takes_normalised_pictures():
         black=-mean / std,
         white=(1 - mean) / std,
     )
-    torch.testing.assert_close(plain, normalised)
+    torch.testing.assert_close(plain, normalized)
 
 
 def test_xrai_without_scikit_image(monkeypatch):

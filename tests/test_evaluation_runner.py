@@ -352,6 +352,7 @@ def test_broken_files_are_one_sentence(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_processes_share_a_run_exactly(pictures, tmp_path, no_report):
     """Started as torchrun starts them."""
     methods = ["grad-cam", "rise(n_masks=2)", "evaluated_net:Noisy(n=2)"]
@@ -624,6 +625,7 @@ def test_sanity_is_checked_on_the_first_pictures(tmp_path, no_report):
     assert second == {}
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     options = [
         "evaluate",

@@ -17,7 +17,15 @@ from captum_cams import LayerRSIGradCam
 from captum_cams.metrics import average_drop
 from captum_cams.reshape import vit_tokens
 from tests import methods
-from tests.methods import BY_GRADIENT, OURS, SMALL, WITH_LAYER, build
+from tests.methods import (
+    BY_GRADIENT,
+    OF_LAYER,
+    OURS,
+    SMALL,
+    WITH_BASELINES,
+    WITH_LAYER,
+    build,
+)
 from tests.models import Function, TwoPart, network, random
 
 explain = partial(methods.explain, target=0)
@@ -184,9 +192,8 @@ def test_only_the_dead_examples_are_named(name):
         model.layer[1].weight.fill_(1)
         model.layer[1].bias.zero_()
     x = torch.stack([random(2, 6, 6).abs(), -random(2, 6, 6).abs()])
-    baselines = (
-        {"baselines": 2 * x} if name in ("rsi-grad-cam", "integrated-grad-cam") else {}
-    )
+    on_path = name in WITH_BASELINES and name in OF_LAYER
+    baselines = {"baselines": 2 * x} if on_path else {}
     noise = {"stdevs": 0.0} if name.startswith("smooth") else {}
     maps, told = recorded(name, model, model.layer, x, **baselines, **noise)
     assert len(told) == 1
@@ -303,6 +310,7 @@ def work(rank, file, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs gloo",
@@ -345,8 +353,7 @@ def test_autocast(name):
     expected = explain(name, model, model.layer[0], x)
     with torch.autocast("cpu", torch.bfloat16):
         maps = explain(name, model, model.layer[0], x)
-    inputs = name in ("group-cam", "score-cam", "rise", "xrai")
-    assert maps.dtype == (torch.float32 if inputs else torch.bfloat16)
+    assert maps.dtype == (torch.bfloat16 if name in OF_LAYER else torch.float32)
     if name != "xrai":
         error = (maps.float() - expected).norm() / expected.norm()
         assert error < 0.4

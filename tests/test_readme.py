@@ -1,18 +1,43 @@
-"""What the README shows runs."""
+"""What README and CONTRIBUTING show runs."""
 
 import re
 from pathlib import Path
 
+import torch
+
+from captum_cams.attr.registry import METHODS
+from tests.models import network, random
+
 # Tuples that functions return.
 RESULTS = {"BoxOverlap", "PointingAccuracy"}
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def run(file):
+    """The names that the file's examples of Python define together."""
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL):
+        exec(code, names)
+    return names
 
 
 def test_the_example_runs():
-    names = {}
-    for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
-        exec(code, names)
-    assert names["full_size"].shape == (4, 1, 128, 128)
+    assert run(README)["full_size"].shape == (4, 1, 128, 128)
+
+
+def test_the_method_that_contributors_are_shown():
+    try:
+        cam = run(ROOT / ".github/CONTRIBUTING.md")["LayerMyCam"]
+        assert METHODS["my-cam"].attribution is cam
+    finally:
+        METHODS.pop("my-cam", None)
+    model, x = network(), random(2, 2, 6, 6)
+    activations = model.layer(x)  # (2, 6, 3, 3)
+    (gradients,) = torch.autograd.grad(model.head(activations)[:, 0].sum(), activations)
+    expected = (gradients.abs() * activations).sum(1, keepdim=True).relu()
+    maps = cam(model, model.layer).attribute(x, target=0)
+    torch.testing.assert_close(maps, expected.detach())
 
 
 def test_every_name_is_listed():

@@ -20,6 +20,7 @@ def path(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_it_runs(path, tmp_path, monkeypatch):
     # Also where the package is not installed; without the user's own settings.
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)

@@ -42,7 +42,7 @@ class GradientCamAttribution(CamAttribution, ABC):
         """
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: TargetType = None,

@@ -108,7 +108,7 @@ class GroupCam(OneLayerCamAttribution):
     """
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913
         self,
         inputs: TensorOrTuple,
         baselines: BaselineType = None,

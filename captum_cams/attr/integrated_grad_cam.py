@@ -209,7 +209,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
     ) -> tuple[Maps, list[Tensor]]: ...
     # fmt: on
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913, PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,

@@ -67,7 +67,7 @@ class LayerPathIntegrals(PathCamAttribution):
     ) -> tuple[list[Maps], list[Tensor]]: ...
     # fmt: on
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913, PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         integrands: Sequence[Integrand],

@@ -81,7 +81,7 @@ class Rise(PerturbationAttribution):
         super().__init__(forward_func)
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913
         self,
         inputs: TensorOrTuple,
         baselines: BaselineType = None,

@@ -271,7 +271,7 @@ class LayerRSIGradCam(PathCamAttribution):
     ) -> tuple[Maps, Deltas, list[Tensor]]: ...
     # fmt: on
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913, PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,
@@ -434,7 +434,7 @@ class LayerRSIGradCam(PathCamAttribution):
         tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
     ) -> tuple[Maps, Deltas, list[Tensor]]: ...
     # fmt: on
-    def conductance(
+    def conductance(  # noqa: PLR0913, PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,

@@ -68,7 +68,7 @@ class ScoreCam(OneLayerCamAttribution):
     """
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913
         self,
         inputs: TensorOrTuple,
         baselines: BaselineType = None,

@@ -72,7 +72,7 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
     """
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913, PLR0917
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: TargetType = None,

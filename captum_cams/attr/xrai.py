@@ -96,7 +96,7 @@ class Xrai(Attribution):
         super().__init__(forward_func)
 
     @log_usage(part_of_slo=True)
-    def attribute(
+    def attribute(  # noqa: PLR0913
         self,
         inputs: TensorOrTuple,
         black: Tensor | float = 0.0,

@@ -38,7 +38,7 @@ from captum_cams.evaluation.summary import Summary
 from captum_cams.reshape import Transform
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917
     out: str | Path,
     dataset: str = "shapes",
     root: str | Path | None = None,

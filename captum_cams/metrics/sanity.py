@@ -25,7 +25,7 @@ from captum_cams.metrics._metric import check_map, metric, nan_where_broken
 
 
 @metric(higher_is_better=False)
-def randomization_check(
+def randomization_check(  # noqa: PLR0917
     explain: Callable[[Module, Any, Any], Tensor],
     model: Module,
     inputs: Tensor | tuple[Tensor, ...],

@@ -64,8 +64,8 @@ def cases(number):
     for name, (size, layers) in SUBJECTS.items():
         net = nn.Sequential(network(root, name), nn.Softmax(1)).eval()
         layers = [f"0.{layer}" for layer in layers]
-        normalised_black = partial(black, mean=MEAN, std=STD)
-        yield name, net, layers, pictures(root, number, size), normalised_black
+        normalized_black = partial(black, mean=MEAN, std=STD)
+        yield name, net, layers, pictures(root, number, size), normalized_black
 
 
 def conductance_cam(forward, layer, x, baseline, target, n_steps):
@@ -149,7 +149,7 @@ def curves(rows):
     """Median error against points: a panel for each method and network."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    colours = {
+    colors = {
         rule: f"C{i}"
         for i, rule in enumerate(dict.fromkeys(row["rule"] for row in rows))
     }
@@ -167,7 +167,7 @@ def curves(rows):
                     [100 * row["median error"] for row in line],
                     marker="o",
                     label=rule,
-                    color=colours[rule],
+                    color=colors[rule],
                 )
             panel.set(title=f"{method}\n{network_}", yscale="log", xscale="log")
             panel.set_xticks([8, 16, 32], ["8", "16", "32"])
