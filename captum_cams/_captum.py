@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 from captum._utils.common import _run_forward as run_forward
 from captum._utils.typing import BaselineType, TargetType
-from captum._utils.typing import TensorOrTupleOfTensorsGeneric as TensorOrTuple
 from captum.log import log_usage as _log_usage
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -20,7 +19,6 @@ def log_usage(*, part_of_slo: bool = False) -> Callable[[_F], _F]:
 __all__ = [
     "BaselineType",
     "TargetType",
-    "TensorOrTuple",
     "log_usage",
     "run_forward",
 ]

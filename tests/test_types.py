@@ -18,12 +18,14 @@ from captum_cams import (
     GroupCam,
     LayerCam,
     LayerIntegratedGradCam,
+    LayerPathIntegrals,
     LayerRSIGradCam,
     Rise,
     ScoreCam,
     Xrai,
     metrics,
 )
+from captum_cams.attr.rsi_grad_cam import UnitIntegrals
 
 
 def explain(
@@ -34,6 +36,7 @@ def explain(
     images: tuple[Tensor, ...],
 ) -> None:
     one, several = LayerRSIGradCam(model, layer), LayerRSIGradCam(model, layers)
+    integrals = LayerPathIntegrals(model, layers)
     igc = LayerIntegratedGradCam(model, layer)
     print(
         captum_cams.augmentation.GroupCamBlend,
@@ -42,30 +45,31 @@ def explain(
     )
 """
 
-# What Captum declares, though its own untyped decorator hides it from mypy.
-MAPS = "Tensor | tuple[Tensor, ...]"
-LAYERS = f"list[{MAPS}]"
+# As Captum declares them for classes that take one layer or a list of them.
+LAYER = "Tensor | tuple[Tensor, ...]"
+MAPS = f"{LAYER} | list[{LAYER}]"
+DELTA = "Tensor | list[Tensor]"
 ALPHAS = "list[Tensor]"
 # A method of the path is asked for the maps alone, and for what it returns beside them.
 EXTRAS = {
-    "": "{maps}",
-    ", return_convergence_delta=True": "tuple[{maps}, {delta}]",
-    ", return_alphas=True": f"tuple[{{maps}}, {ALPHAS}]",
-    ", return_convergence_delta=True, return_alphas=True": f"tuple[{{maps}}, {{delta}}, {ALPHAS}]",
+    "": MAPS,
+    ", return_convergence_delta=True": f"tuple[{MAPS}, {DELTA}]",
+    ", return_alphas=True": f"tuple[{MAPS}, {ALPHAS}]",
+    ", return_convergence_delta=True, return_alphas=True": f"tuple[{MAPS}, {DELTA}, {ALPHAS}]",
 }
 TYPES = {
     **{
-        f"{cam}.{method}({inputs}{extra})": result.format(maps=maps, delta=delta)
-        for cam, maps, delta in [("one", MAPS, "Tensor"), ("several", LAYERS, ALPHAS)]
+        f"{cam}.{method}({inputs}{extra})": result
+        for cam in ("one", "several")
         for method in ("attribute", "conductance")
         for inputs in ("image", "images")
         for extra, result in EXTRAS.items()
     },
     "igc.attribute(image)": MAPS,
     "igc.attribute(images, return_alphas=True)": f"tuple[{MAPS}, {ALPHAS}]",
-    "LayerIntegratedGradCam(model, layers).attribute(image)": LAYERS,
+    "LayerIntegratedGradCam(model, layers).attribute(image)": MAPS,
     "LayerCam(model, layer).attribute(image)": MAPS,
-    "LayerCam(model, layers).attribute(images)": LAYERS,
+    "LayerCam(model, layers).attribute(images)": MAPS,
     "GroupCam(model, layer).attribute(image)": "Tensor",
     "GroupCam(model, layer).attribute(images)": "tuple[Tensor, ...]",
     "ScoreCam(model, layer).attribute(image)": "Tensor",
@@ -73,7 +77,9 @@ TYPES = {
     "Rise(model).attribute(image)": "Tensor",
     "Rise(model).attribute(images)": "tuple[Tensor, ...]",
     "Xrai(model).attribute(image)": "Tensor",
-    "Xrai(model).attribute((image,))": "tuple[Tensor]",
+    "Xrai(model).attribute(images)": "tuple[Tensor, ...]",
+    "integrals.attribute(image, [UnitIntegrals()])": f"list[{MAPS}]",
+    "integrals.attribute(image, [UnitIntegrals()], return_alphas=True)": f"tuple[list[{MAPS}], {ALPHAS}]",
     "metrics.average_drop(model, image, image)": "Tensor",
     "captum_cams.baselines.blurred(image)": "Tensor",
     "captum_cams.examples.shape_pictures(2).images": "Tensor",
@@ -83,7 +89,6 @@ TYPES = {
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="results are declared as Any")
 def test_a_strict_script_of_a_user(tmp_path):
     calls = [f"    reveal_type({call})" for call in TYPES]
     (tmp_path / "script.py").write_text("\n".join([*SCRIPT.splitlines(), *calls, ""]))

@@ -16,6 +16,8 @@ from captum_cams.reshape import Transform, check_one_tensor
 from captum_cams.target_output import TargetOutput
 
 T = TypeVar("T")
+TensorOrTuple = TypeVar("TensorOrTuple", Tensor, tuple[Tensor, ...])
+"""The inputs, and maps of their form."""
 LayerMaps: TypeAlias = Tensor | tuple[Tensor, ...]
 """Maps of one layer: a tuple where it gives several tensors."""
 Maps: TypeAlias = LayerMaps | list[LayerMaps]

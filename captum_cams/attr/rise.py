@@ -8,7 +8,7 @@ from captum.attr import PerturbationAttribution
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import BaselineType, TargetType, TensorOrTuple, log_usage
+from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -20,7 +20,7 @@ from captum_cams._validation import (
     shape_of,
     warn,
 )
-from captum_cams.attr._cam import check_no_overflow
+from captum_cams.attr._cam import TensorOrTuple, check_no_overflow
 from captum_cams.attr._mask_scores import masked_outputs
 from captum_cams.attr._pooling import precise
 from captum_cams.attr.registry import register

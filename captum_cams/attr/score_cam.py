@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import BaselineType, TargetType, TensorOrTuple, log_usage
+from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_flags,
@@ -15,6 +15,7 @@ from captum_cams._validation import (
 )
 from captum_cams.attr._cam import (
     OneLayerCamAttribution,
+    TensorOrTuple,
     check_no_overflow,
     single_tensor,
 )

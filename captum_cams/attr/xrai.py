@@ -10,7 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams._captum import TargetType, TensorOrTuple, log_usage
+from captum_cams._captum import TargetType, log_usage
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -23,6 +23,7 @@ from captum_cams._validation import (
     list_of,
     shape_of,
 )
+from captum_cams.attr._cam import TensorOrTuple
 from captum_cams.attr.registry import register
 from captum_cams.path import straight_line
 from captum_cams.quadrature import check_nodes, quadrature
