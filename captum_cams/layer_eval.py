@@ -20,7 +20,6 @@ from captum_cams.reshape import (
     fits,
     remedy,
     sized,
-    warn_of_axes,
 )
 from captum_cams.target_output import (
     TargetOutput,
@@ -373,6 +372,21 @@ def check_batch(tensor: Tensor, rows: int) -> None:
             f"{shape_of(tensor)}; choose another layer, or a reshape_transform that "
             "keeps the rows"
         )
+
+
+def warn_of_axes(
+    name: str, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
+) -> None:
+    """A tensor that may hold no maps: its spatial axes do not fit the inputs."""
+    given, *shapes = (
+        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (maps, *inputs)
+    )
+    warn(
+        f"{name} gives shape {given} for inputs of shape {', '.join(shapes)}: its "
+        "second axis is taken for channels, the others for places, which do not fit "
+        "those of the inputs; if they are none, as with a transformer's tokens or "
+        f"channels last, the map is wrong: pass {remedy}"
+    )
 
 
 def _warn_of_uses(layer: Module, uses: int) -> None:

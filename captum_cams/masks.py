@@ -47,7 +47,7 @@ def spatial_axes(tensor: Tensor) -> tuple[int, ...]:
 
 def group(channels: Tensor, groups: int) -> Tensor:
     r"""
-    Sum of each group of neighbouring channels.
+    Sum of each group of neighboring channels.
 
     Where `groups` does not divide the channels, sizes of groups differ by one at most.
 

@@ -115,7 +115,7 @@ def blur_path(kernel_size: int = 51, sigma: float = 50.0) -> Path:
 
     The point at :math:`\alpha` is the input under a Gaussian blur of standard
     deviation :math:`(1 - \alpha) \sigma`, as in Blur Integrated Gradients. No new
-    colours or edges come up on the way. The baselines that belong to it are
+    colors or edges come up on the way. The baselines that belong to it are
     ``captum_cams.baselines.blurred(inputs, kernel_size, sigma)``; others are refused.
 
     Source: S. Xu, S. Venugopalan, M. Sundararajan, "Attribution in Scale and Space",

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from captum_cams._nested import describe, find_tensors
-from captum_cams._validation import warn
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -437,19 +436,4 @@ def _raise_no_single_grid(
         f"vit_tokens got {tokens.shape[1]} tokens with prefix_tokens = {prefix_tokens}"
         f"{size}, {found}; give it grid=, the patches along each axis, and "
         f"prefix_tokens= with functools.partial{hint}"
-    )
-
-
-def warn_of_axes(
-    name: str, maps: Sequence[int], inputs: Sequence[Sequence[int]], remedy: str
-) -> None:
-    """A tensor that may hold no maps: its spatial axes do not fit the inputs."""
-    given, *shapes = (
-        f"(N, {', '.join(map(str, shape[1:]))})" for shape in (maps, *inputs)
-    )
-    warn(
-        f"{name} gives shape {given} for inputs of shape {', '.join(shapes)}: its "
-        "second axis is taken for channels, the others for places, which do not fit "
-        "those of the inputs; if they are none, as with a transformer's tokens or "
-        f"channels last, the map is wrong: pass {remedy}"
     )

@@ -333,7 +333,7 @@ def _check_images(images: Tensor) -> Tensor:
     check_real("images", images)
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(
-            "images must be pictures of three colours, (N, 3, H, W), got shape "
+            "images must be pictures of three colors, (N, 3, H, W), got shape "
             f"{tuple(images.shape)}"
         )
     images = images.detach().to("cpu", torch.float32)
@@ -341,7 +341,7 @@ def _check_images(images: Tensor) -> Tensor:
     if not -1e-3 <= low <= high <= 1 + 1e-3:
         raise ValueError(
             f"images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "
-            "undo the normalisation that the model wants"
+            "undo the normalization that the model wants"
         )
     return images.clamp(0, 1)
 

@@ -123,7 +123,7 @@ def percentile(values, q):
 
 
 def upsample(mask, size):
-    """Bilinear, pixel centres at halves, edges repeated (align_corners=False)."""
+    """Bilinear, pixel centers at halves, edges repeated (align_corners=False)."""
     result = torch.zeros(size, dtype=mask.dtype)
 
     def sources(i, small, large):

@@ -407,7 +407,7 @@ class TestSymmetry:
         maps = explain(name, other, other.layer, x, **options)
         close(maps, explain(name, model, model.layer, x, **options))
 
-    def test_stops_for_groups_of_neighbours(self):
+    def test_stops_for_groups_of_neighbors(self):
         model, x = network(), random(1, 2, 6, 6)
         order = torch.tensor([0, 2, 4, 1, 3, 5])
         other = TwoPart(
@@ -497,7 +497,7 @@ class TestImplementationInvariance:
 
 
 class TestOneByOne:
-    """The map of an example depends neither on its neighbours nor on the batches."""
+    """The map of an example depends neither on its neighbors nor on the batches."""
 
     @pytest.mark.parametrize("name", OURS)
     @given(cases(examples=st.integers(2, 4), smallest=2), st.data())
@@ -599,7 +599,7 @@ class TestRounding:
             assert (maps == 0).all()
 
     def test_x_grad_cam_of_channels_whose_sums_are_zero(self):
-        """Behind an instance normalisation they are, but for rounding."""
+        """Behind an instance normalization they are, but for rounding."""
         model = TwoPart(nn.InstanceNorm2d(3), Function(lambda A: (A**3).sum((1, 2, 3))))
         for dtype in (torch.float32, torch.float64):
             x = random(2, 3, 7, 9).to(dtype)
@@ -689,7 +689,7 @@ class TestShift:
         close(shifted, maps)
 
     @given(cases(smallest=2), coefficients, coefficients)
-    def test_holds_for_a_blurred_baseline_of_shifted_colours(self, case, a, b):
+    def test_holds_for_a_blurred_baseline_of_shifted_colors(self, case, a, b):
         model, x, _, target = case
         shift = torch.tensor([a, b]).double().view(1, 2, 1, 1)
         options = {"target": target, "baselines": None, "blur_kernel_size": 3}

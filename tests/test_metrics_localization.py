@@ -1,4 +1,4 @@
-"""Localisation against its formulas, obvious cases, and the laws that it obeys."""
+"""Localization against its formulas, obvious cases, and the laws that it obeys."""
 
 import math
 

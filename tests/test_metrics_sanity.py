@@ -1,4 +1,4 @@
-"""The randomisation check: what it leaves alone, and its similarities."""
+"""The randomization check: what it leaves alone, and its similarities."""
 
 import copy
 

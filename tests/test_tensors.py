@@ -37,7 +37,7 @@ def test_a_straight_line_meets_both_ends_exactly(start, end):
     assert points.tolist() == [starts[0].item(), ends[0].item()]
 
 
-def test_groups_are_neighbours_whose_sizes_differ_by_one_at_most():
+def test_groups_are_neighbors_whose_sizes_differ_by_one_at_most():
     channels = torch.arange(7.0).view(1, 7, 1, 1)
     assert masks.group(channels, 3).flatten().tolist() == [0 + 1 + 2, 3 + 4, 5 + 6]
     assert torch.equal(masks.group(channels, 7), channels)

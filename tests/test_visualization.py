@@ -120,7 +120,7 @@ def test_graphs_half_precision_and_rounding_beyond_one_are_no_matter(images):
     ("change", "message"),
     [
         ({"images": torch.rand(N, 1, H, W)}, r"images must be .* got shape \(2, 1"),
-        ({"images": torch.rand(3, H, W)}, r"images must be pictures of three colours"),
+        ({"images": torch.rand(3, H, W)}, r"images must be pictures of three colors"),
         ({"images": torch.rand(N, 3, H, W) * 4 - 2}, r"images must lie in \[0, 1\]"),
         ({"images": torch.full((N, 3, H, W), torch.nan)}, "got values from nan"),
         ({"attributions": {"a": torch.rand(N, 5, 3, 4)}}, r"attributions\['a'\] must"),

@@ -261,7 +261,7 @@ class LayerCam(GradientCamAttribution):
         \mathrm{map}_{ij} = \mathrm{ReLU} \sum_k
             \mathrm{ReLU}\Bigl(\frac{\partial y}{\partial A_{kij}}\Bigr) A_{kij}.
 
-    The paper's scaling of early layers' maps by a tanh is left out, as all normalising
+    The paper's scaling of early layers' maps by a tanh is left out, as all normalizing
     is.
 
     Source: P.-T. Jiang, C.-B. Zhang, Q. Hou, M.-M. Cheng, Y. Wei, "LayerCAM: Exploring

@@ -70,7 +70,7 @@ class GroupCam(OneLayerCamAttribution):
     Where this class leaves the authors' code, and the switch that undoes it: gradient
     and confidence are both of `forward_func`'s target output, as in the paper; with
     logits and ``confidence_func=lambda y: y.softmax(1)`` they differ as in the code.
-    Returned maps are not normalised. The number of channels need not be a multiple of
+    Returned maps are not normalized. The number of channels need not be a multiple of
     `groups`: sizes of groups then differ by one.
 
     Axioms, each of them tested: A map scales with the output, does not depend on how
@@ -79,7 +79,7 @@ class GroupCam(OneLayerCamAttribution):
     ``use_gradients=False``. With one group, and without eq. 3, it is Grad-CAM scaled
     to [0, 1], times what that gains as a mask. It is neither complete nor linear in
     the output, gives nothing where the output is flat at the input, and depends on the
-    order of the channels, as neighbours are grouped.
+    order of the channels, as neighbors are grouped.
 
     Source: Q. Zhang, L. Rao, Y. Yang, "Group-CAM: Group Score-Weighted Visual
     Explanations for Deep Convolutional Networks", 2021,

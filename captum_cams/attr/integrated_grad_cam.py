@@ -142,7 +142,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
     Where this class leaves the paper, and the switch that undoes it: the integral is
     approximated by the trapezoid rule; ``method="riemann_right"`` is eq. 6.
     `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
-    package's own. Returned maps are not normalised.
+    package's own. Returned maps are not normalized.
 
     Axioms, each of them tested: A map is linear in the output up to the ReLU, and
     scales with it; a channel that the output does not depend on gives nothing, and
@@ -236,7 +236,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 axis, of a floating dtype.
             baselines (Tensor, number or tuple, optional): Where the path starts:
                 tensors of the inputs' shapes, or with 1 in the first place, or
-                numbers. Default: 0 (after a mean/std normalisation that is not black)
+                numbers. Default: 0 (after a mean/std normalization that is not black)
             target (int, tuple, Tensor or list, optional): Index of the output to
                 explain, one for all examples or one for each; tuples for outputs of
                 more than two axes. Default: None, for one output an example

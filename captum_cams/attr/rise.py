@@ -110,7 +110,7 @@ class Rise(PerturbationAttribution):
                 masked at its own size by the same grids.
             baselines (Tensor, number or tuple, optional): What shows where a mask is
                 0: tensors of the inputs' shapes, or with 1 in the first place, or
-                numbers. Default: 0 (after a mean/std normalisation that is not black)
+                numbers. Default: 0 (after a mean/std normalization that is not black)
             n_masks (int): m, with a tolerance the most of them. Default: 4000, the
                 paper's for VGG-16 (8000 for ResNet-50)
             grid_size (int or tuple of int): Cells along all spatial axes, or along

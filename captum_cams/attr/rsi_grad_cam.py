@@ -162,7 +162,7 @@ class LayerRSIGradCam(PathCamAttribution):
     - `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
       package's own.
     - Sums over channels as eq. 24 says, where the authors' notebook takes means.
-    - Returned maps are not normalised, so that they can be compared.
+    - Returned maps are not normalized, so that they can be compared.
 
     Unlike Captum's LayerGradCam it rectifies maps by default, as the papers do
     (``relu_attributions=False`` keeps the signs).
@@ -300,7 +300,7 @@ class LayerRSIGradCam(PathCamAttribution):
                 axis, of a floating dtype.
             baselines (Tensor, number or tuple, optional): Where the path starts:
                 tensors of the inputs' shapes, or with 1 in the first place, or
-                numbers. Default: 0 (after a mean/std normalisation that is not black)
+                numbers. Default: 0 (after a mean/std normalization that is not black)
             target (int, tuple, Tensor or list, optional): Index of the output to
                 explain, one for all examples or one for each; tuples for outputs of
                 more than two axes. Default: None, for one output an example

@@ -51,7 +51,7 @@ class ScoreCam(OneLayerCamAttribution):
     everything: its :math:`C_k` is 0 and takes no pass.
 
     Where this class leaves the paper: maps come back at the input's size, upsampled
-    after the ReLU, and are not normalised.
+    after the ReLU, and are not normalized.
 
     Source: H. Wang, Z. Wang, M. Du, F. Yang, Z. Zhang, S. Ding, P. Mardziel, X. Hu,
     "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
@@ -94,7 +94,7 @@ class ScoreCam(OneLayerCamAttribution):
         Args:
             baselines (Tensor, number or tuple, optional): What shows where a mask is
                 0: tensors of the inputs' shapes, or with 1 in the first place, or
-                numbers. Default: 0 (after a mean/std normalisation that is not black)
+                numbers. Default: 0 (after a mean/std normalization that is not black)
             channel_fraction (float, optional): The share of the channels to use, in
                 (0, 1]: for each example those whose activations vary most over the
                 map. The others are treated as if the layer did not have them.

@@ -124,10 +124,10 @@ class Xrai(Attribution):
                 than some 300 pixels a side are better made smaller.
             black (Tensor or number): The black picture, the one baseline, of the
                 inputs' shape, or with 1 in the first place, or a number. Default: 0,
-                for pictures in [0, 1]. For inputs normalised as (picture - mean) / std
+                for pictures in [0, 1]. For inputs normalized as (picture - mean) / std
                 it is ``captum_cams.baselines.black(inputs, mean, std)``.
             white (Tensor or number): The white picture, the other baseline. Default:
-                1; for normalised inputs (1 - mean) / std, which is `black` + 1 / std.
+                1; for normalized inputs (1 - mean) / std, which is `black` + 1 / std.
                 Black and white also tell the segmentation the picture's range.
             n_steps (int): Points of each Integrated Gradients. Default: 50
             mode (str): ``full`` or ``fast``, see above. Default: ``full``
@@ -152,11 +152,11 @@ class Xrai(Attribution):
         felzenszwalb = _felzenszwalb()
         ends = check_inputs(inputs)
         pictures = _check_pictures(ends)
-        colours = [
-            check_baselines(colour, ends, f"{name} baselines")[0]
-            for name, colour in (("black", black), ("white", white))
+        colors = [
+            check_baselines(color, ends, f"{name} baselines")[0]
+            for name, color in (("black", black), ("white", white))
         ]
-        _check_black_and_white(*colours)
+        _check_black_and_white(*colors)
         output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
         batch_size = rows_per_batch(ends, internal_batch_size)
 
@@ -164,11 +164,11 @@ class Xrai(Attribution):
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):
             from_black, from_white = (
                 _integrated_gradients(
-                    output, pictures[n], colour[n], n, n_steps, batch_size
+                    output, pictures[n], color[n], n, n_steps, batch_size
                 )
-                for colour in colours
+                for color in colors
             )  # (C, H, W)
-            dark, light = (colour[n] for colour in colours)
+            dark, light = (color[n] for color in colors)
             shown = (pictures[n] - dark) / (light - dark)  # (C, H, W) in [0, 1]
             regions = _regions(felzenszwalb, shown, scales)  # (S, H, W)
             maps.append(rank(regions, (from_black + from_white).sum(0) / 2, mode))
@@ -300,10 +300,10 @@ def _check_scales(scales: object) -> None:
 
 
 def _check_black_and_white(black: Tensor, white: Tensor) -> None:
-    """Two colours, the second one lighter in every channel."""
+    """Two colors, the second one lighter in every channel."""
     if not (white > black).all():
         raise ValueError(
             "white must be above black in every channel, got others; for inputs "
-            "normalised as (picture - mean) / std they are (1 - mean) / std and "
+            "normalized as (picture - mean) / std they are (1 - mean) / std and "
             "-mean / std"
         )

@@ -12,7 +12,8 @@ from torch.nn import Module
 
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
 from captum_cams.evaluation.networks import Network, describe_output, transform_name
-from captum_cams.reshape import Transform, fits, fitting, sized, warn_of_axes
+from captum_cams.layer_eval import warn_of_axes
+from captum_cams.reshape import Transform, fits, fitting, sized
 
 _STEM = 1 / 4  # of the uses of layers that have parameters and give several positions
 _RESHAPE = "a --reshape that makes feature maps (N, K, h, w) of its output"

@@ -321,7 +321,7 @@ def _check_thresholds(thresholds: object) -> Tensor:
         )
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
-            "thresholds must lie in [0, 1], as maps are normalised to it, got "
+            "thresholds must lie in [0, 1], as maps are normalized to it, got "
             f"{values.tolist()}"
         )
     return values
