@@ -1,4 +1,4 @@
-"""The one seam to Captum's private names: a release that moves them breaks it here."""
+"""All imports of Captum's private names: a release that moves them breaks this file."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

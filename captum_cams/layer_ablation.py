@@ -35,7 +35,7 @@ def outputs_without(
     Returns:
         *Tensor*, (B,).
     """
-    output, uses = evaluator.output, evaluator.capture.uses[evaluator.layers[0]]
+    output, uses = evaluator.output, evaluator.capture.use_counts[evaluator.layers[0]]
     without, use = channels, 0  # those of the rows under way
 
     def rows(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -49,8 +49,10 @@ def outputs_without(
         use += 1
         if use < uses:
             return None
-        given = evaluator.capture.given(inputs, outputs)
-        return evaluator.capture.returned(inputs, _ablated(evaluator, given, without))
+        given = evaluator.capture.select(inputs, outputs)
+        return evaluator.capture.hook_result(
+            inputs, _ablated(evaluator, given, without)
+        )
 
     hooks = partial(evaluator.capture.hooked, hook)
     outputs = outputs_in_batches(output, rows, len(examples), batch_size, hooks)

@@ -13,7 +13,7 @@ from torch.nn import Module
 from captum_cams._nested import find_tensors, map_tensors
 from captum_cams.model_state import version_of
 from captum_cams.reshape import check_feature_maps
-from captum_cams.target_output import TargetOutput, hooked, in_evaluation
+from captum_cams.target_output import TargetOutput, hooked, in_own_pass
 
 
 class LayerUse(NamedTuple):
@@ -71,7 +71,7 @@ class LayerCapture:
         self.layer_input = layer_input
         self.reshaped = reshaped
         self.mode = mode
-        self.uses: Counter[Module] = Counter()
+        self.use_counts: Counter[Module] = Counter()
         """How often a pass uses each layer: the last time counts."""
 
     def run(
@@ -82,15 +82,15 @@ class LayerCapture:
         count: Counter[tuple[Module, torch.device]] = Counter()
 
         def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
-            use, replaced = self._capture(self.given(inputs, outputs), record)
+            use, replaced = self._capture(self.select(inputs, outputs), record)
             device = use.leaves[0].device if use.leaves else torch.device("cpu")
             uses[layer][device] = use
             count[layer, device] += 1
             if not record:
                 return None
-            if in_evaluation():  # the mode of another thread is its own
+            if in_own_pass():  # the mode of another thread is its own
                 torch.set_grad_enabled(True)
-            return self.returned(inputs, replaced)
+            return self.hook_result(inputs, replaced)
 
         mode = self.mode
         with torch.set_grad_enabled(record and mode.record_all), self.hooked(hook):
@@ -102,7 +102,7 @@ class LayerCapture:
             mode.other_threads = mode.record_all = True
             return self.run(points, examples, record)
         for (layer, _), times in count.items():
-            self.uses[layer] = times
+            self.use_counts[layer] = times
         return uses, y
 
     def hooked(self, hook: Callable[..., Any]) -> AbstractContextManager[None]:
@@ -110,7 +110,7 @@ class LayerCapture:
         threads = self.mode.other_threads
         return hooked(self.output, self.layers, hook, self.layer_input, threads)
 
-    def given(self, inputs: tuple[Any, ...], outputs: Any) -> Any:
+    def select(self, inputs: tuple[Any, ...], outputs: Any) -> Any:
         """What is mapped of what a layer's hook is given."""
         if not self.layer_input:
             return outputs
@@ -118,8 +118,8 @@ class LayerCapture:
             raise ValueError(_NO_POSITIONAL_INPUT)
         return inputs[0] if len(inputs) == 1 else inputs
 
-    def returned(self, inputs: tuple[Any, ...], replaced: Any) -> Any:
-        """What a layer's hook returns to put something in the place of `given`."""
+    def hook_result(self, inputs: tuple[Any, ...], replaced: Any) -> Any:
+        """What a hook returns to replace what :meth:`select` gives."""
         return (replaced,) if self.layer_input and len(inputs) == 1 else replaced
 
     def tensors(self, given: Any) -> list[Tensor]:
@@ -151,13 +151,13 @@ class LayerCapture:
 
     def _leaf(self, tensor: Tensor) -> Tensor:
         """A tensor of the layer whose gradient is that of what is handed on."""
-        copies = self.mode.copy_leaves
+        copy = self.mode.copy_leaves
         if tensor.is_inference():
             return tensor.clone().requires_grad_()
         if tensor.requires_grad:  # a graph before the layer, which other layers need
-            return tensor.clone() if copies else tensor.view_as(tensor)
+            return tensor.clone() if copy else tensor.view_as(tensor)
         leaf = tensor.detach()
-        return (leaf.clone() if copies else leaf).requires_grad_()
+        return (leaf.clone() if copy else leaf).requires_grad_()
 
 
 _UNREACHED = (

@@ -28,9 +28,9 @@ from captum_cams.target_output import (
 from captum_cams.watch import generators_kept
 
 
-class Evaluation(NamedTuple):
+class LayerEvaluation(NamedTuple):
     """
-    A layer and the output at some rows. Tensors are detached.
+    Activations, gradients and target outputs of a batch. Tensors are detached.
 
     One tensor for each tensor of each layer: `activations` A and `gradients` dy/dA of
     shape (B, K, *spatial); `outputs` y of shape (B,).
@@ -44,15 +44,15 @@ class Evaluation(NamedTuple):
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """What belongs to the layers' tensors, a tuple for each layer."""
-        return _split(tensors, self.sizes)
+        return split_by_layer(tensors, self.sizes)
 
-    def rows(self, part: slice, copy: bool = False) -> "Evaluation":
+    def rows(self, part: slice, copy: bool = False) -> "LayerEvaluation":
         """Some of the rows: views, or copies that do not keep the other rows alive."""
 
         def take(tensor: Tensor) -> Tensor:
             return tensor[part].clone() if copy else tensor[part]
 
-        return Evaluation(
+        return LayerEvaluation(
             tuple(map(take, self.activations)),
             tuple(map(take, self.gradients)),
             take(self.outputs),
@@ -60,8 +60,10 @@ class Evaluation(NamedTuple):
         )
 
 
-def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
-    """A row of tensors in parts of some sizes."""
+def split_by_layer(
+    tensors: Sequence[Tensor], sizes: Sequence[int]
+) -> list[tuple[Tensor, ...]]:
+    """Tensors in a row as a tuple for each layer, of so many each."""
     rest = iter(tensors)
     return [tuple(islice(rest, size)) for size in sizes]
 
@@ -114,7 +116,7 @@ class LayerEvaluator:
         self.outputs = torch.empty(0)
         """y at the points of the last call of `activations`."""
 
-    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> Evaluation:
+    def __call__(self, points: tuple[Tensor, ...], examples: Tensor) -> LayerEvaluation:
         """A, dy/dA and y at `points`, whose rows belong to `examples` (B,)."""
         check_recording()
         with self.output.guarded():
@@ -130,8 +132,9 @@ class LayerEvaluator:
                     missing = self._without_gradient(uses, gradients)
                 else:
                     mode.record_all, mode.record_all_failed = False, True
-            zeros = map(self.grad_kwargs.get, ("materialize_grads", "allow_unused"))
-            if missing and not (y.requires_grad and any(zeros)):
+            options = self.grad_kwargs
+            zeros = options.get("materialize_grads") or options.get("allow_unused")
+            if missing and not (y.requires_grad and zeros):
                 raise ValueError(
                     _INDEPENDENT + self._explain_missing(missing[0], points, examples)
                 )
@@ -145,7 +148,7 @@ class LayerEvaluator:
         if self.unresponsive[examples].any():
             for gradient in gradient_maps:
                 self.mark_responsive(examples, (gradient != 0).flatten(1).any(1))
-        return Evaluation(activations, gradient_maps, y, self.sizes)
+        return LayerEvaluation(activations, gradient_maps, y, self.sizes)
 
     def activations(
         self, points: tuple[Tensor, ...], examples: Tensor
@@ -178,7 +181,7 @@ class LayerEvaluator:
                 name = "layer" if plain else "reshape_transform"
                 warn_of_axes(name, shape, inputs, remedy(raw, inputs))
                 break
-        for layer, uses in self.capture.uses.items():
+        for layer, uses in self.capture.use_counts.items():
             if uses > 1:
                 _warn_of_uses(layer, uses)
 
@@ -188,10 +191,6 @@ class LayerEvaluator:
         for raw, shape in zip(self.raw_shapes, self.shapes, strict=True):
             fit = can_be_upsampled(shape, inputs)
             _check_spatial(fit, shape, inputs, remedy(raw, inputs))
-
-    def by_layer(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """The layers' tensors, which methods see in one row, a tuple for each layer."""
-        return _split(tensors, self.sizes)
 
     def _gradients(
         self, points: tuple[Tensor, ...], examples: Tensor
@@ -245,10 +244,10 @@ class LayerEvaluator:
             def hook(layer: Module, _: Module, inputs: Any, outputs: Any = None) -> Any:
                 if layer is not missing.layer:
                     return None
-                given = self.capture.given(inputs, outputs)
+                given = self.capture.select(inputs, outputs)
                 wanted = self.capture.tensors(given)[missing.position]
                 changed = map_tensors(lambda t: change(t) if t is wanted else t, given)
-                return self.capture.returned(inputs, changed)
+                return self.capture.hook_result(inputs, changed)
 
             with (
                 generators_kept(),  # chance is the same in every pass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_cams.layer_eval import Evaluation, LayerEvaluator
+from captum_cams.layer_eval import LayerEvaluation, LayerEvaluator
 from captum_cams.path import Path
 from captum_cams.refine import EstimateInterval, refine
 
@@ -16,7 +16,7 @@ from captum_cams.refine import EstimateInterval, refine
 class PathSum(Protocol):
     """What is summed up over the points of a path, in ascending order."""
 
-    def add(self, alpha: float, point: Evaluation) -> None:
+    def add(self, alpha: float, point: LayerEvaluation) -> None:
         """The next point, evaluated for all examples of the sum."""
 
 
@@ -44,7 +44,7 @@ class LayerPath:
     batch_size: int
     show_progress: bool = False
 
-    def __call__(self, alphas: Tensor, examples: Tensor) -> Evaluation:
+    def __call__(self, alphas: Tensor, examples: Tensor) -> LayerEvaluation:
         """The layers at the points alpha, (B,), of the examples' paths, (B,)."""
         points = tuple(
             self.path(
@@ -81,9 +81,9 @@ class LayerPath:
                 for start in range(0, len(alphas), steps):
                     here = alphas[start : start + steps]
                     # (p * n,), the rows of a point together
-                    places = torch.tensor(here, dtype=torch.float64)
+                    alpha_of_row = torch.tensor(here, dtype=torch.float64)
                     evaluation = self(
-                        places.repeat_interleave(n), examples.repeat(len(here))
+                        alpha_of_row.repeat_interleave(n), examples.repeat(len(here))
                     )
                     for i, alpha in enumerate(here):
                         # The path's first point, and the last of a batch, outlive
@@ -109,7 +109,7 @@ class LayerPath:
         The points of those under way, as many as fill a batch, are held.
         """
 
-        def evaluate(alphas: Tensor, examples: Tensor) -> list[Evaluation]:
+        def evaluate(alphas: Tensor, examples: Tensor) -> list[LayerEvaluation]:
             evaluation = self(alphas, examples)
             # A point of one example must not keep those of others alive.
             several = bool((examples != examples[0]).any())

@@ -38,7 +38,8 @@ INTERVAL_RULES: tuple[IntervalRule, ...] = (
     "logistic_trapezoid",
 )
 
-# Nearer to 1 than this, 1 - y and the gradient are rounding errors.
+# Outputs are clamped to this range: nearer to 0 than it, logarithms overflow; nearer
+# to 1, 1 - y and the gradient are rounding errors.
 _PROBABLE = 1e-12, 1 - 1e-4
 # Trained networks' units follow y (1 - y) within a factor of 2 from one end of an
 # interval to the other, but for the longest ones.
@@ -116,9 +117,10 @@ def interval_weights(
         \omega_1 = \int_0^1 u \, \varphi(u) / \varphi(1) \, du
 
     Both go to 1/2 as the interval shrinks. Where an end is no probability, they are
-    1/2: the trapezoid rule. An output in [0, 1] that is no logistic is not told by its
-    values: from 0 to 1 the weight of the start is 1e11. The methods of this package
-    take these weights only where the layer's units bear them out, and 1/2 elsewhere.
+    1/2: the trapezoid rule. An output in [0, 1] that is no probability cannot be told
+    by its values, and gets weights that are far too large: 1e11 for the start of an
+    interval from 0 to 1. The methods of this package take these weights only where the
+    layer's units bear them out, and 1/2 elsewhere.
 
     Args:
         method (str): One of ``INTERVAL_RULES``.
@@ -136,6 +138,7 @@ def interval_weights(
         >>> [round(weight, 2) for weight in (start + end).tolist()]
         [12.13, 1.0]
     """
+    check_choice("method", method, INTERVAL_RULES)
     if method == "riemann_left":
         return torch.ones_like(before), torch.zeros_like(before)
     if method == "riemann_right":

@@ -15,26 +15,28 @@ from tqdm import tqdm
 
 from captum_cams._validation import warn
 
-# Neighbors whose disagreement is this close to an example's largest are halved with
-# it: fewer, fuller batches for hardly more points.
+# Of an example's intervals those are halved together whose indicator is at least this
+# share of the largest: fewer, fuller batches for hardly more points.
 _SHARE = 0.5
 # No interval may hold more of the output's variation: two flat ends of a saturated
 # network agree, whatever lies between them.
 _STEEPEST = 1 / 3
-# The worst interval misses this share of what halving changed; with a kink up to all.
+# Share of what halving changed that the worst interval is taken to miss still: with a
+# kink inside it may be all, without one it is far less.
 _KINK = 1 / 2
-# A half that has more than this of its interval's gap has it at one place.
+# If a half has more than this share of its interval's gap, the gap counts as an error:
+# it does not spread, as one does that goes around the layer.
 _ONE_SIDED = 3 / 4
-# Of a gap so many times what the halving changed of it may be mended by further ones.
+# A gap counts as an error up to this many times what the last halving changed of it.
 _MENDABLE = 4
 
 
-class Interval(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """What lies between two neighboring points, as an error estimate takes it."""
 
     maps: Sequence[Tensor]  # what it adds to each map, (1, 1, *spatial)
     disagreements: Sequence[Tensor]  # what its end adds more than its start
-    wandering: Sequence[float]  # for each map, see `RefinedPath`
+    noise_share: Sequence[float]  # for each map, see `RefinedPath`
     growth: Tensor  # of the output, ()
     gaps: Tensor  # what each layer's unit integrals exceed it by, (L,)
     totals: Sequence[Tensor]  # a layer's unit integrals, summed a channel, (K,)
@@ -43,7 +45,7 @@ class Interval(NamedTuple):
 Point = Any
 Pair = tuple[float, float]  # alphas of neighboring points
 Evaluate = Callable[[Tensor, Tensor], list[Point]]
-EstimateInterval = Callable[[dict[float, Point], float, float], Interval]
+EstimateInterval = Callable[[dict[float, Point], float, float], IntervalEstimate]
 
 
 class _Summary(NamedTuple):
@@ -53,7 +55,7 @@ class _Summary(NamedTuple):
     totals: Sequence[Tensor]
     width: float
     disagreements: list[float]  # L1 norm, for each map
-    wandering: Sequence[float]  # for each map
+    noise_share: Sequence[float]  # for each map
     growth: float
     gaps: list[float]  # for each layer
     changed: list[float]  # by the halving that made it, at most its disagreement
@@ -74,10 +76,10 @@ class RefinedPath:
 
     - Roughness. What an interval adds to a map differs by D between the rules that go
       by its start and by its end alone. The mean of both misses a share of D that falls
-      with the interval's length where the integrand is smooth, and is constant where it
-      wanders at random, as gradients of deep networks do. Half-way between,
-      sqrt(b - a) |D| is taken; where maps of single points are integrated, whose
-      wandering no mean over units dampens, `wandering` |D| at least.
+      with the interval's length h where the integrand is smooth, and is constant where
+      it wanders at random, as gradients of deep networks do. Half-way between,
+      sqrt(h) |D| is taken; and `noise_share` |D| at least, for maps of single points,
+      whose noise no mean over units dampens.
     - Kinks. An interval with a kink in it may miss all of D, and the halving that made
       it then changed the map as much. So the worst interval misses half of the smaller
       of both at least.
@@ -225,7 +227,7 @@ class RefinedPath:
             interval.totals,
             end - start,
             disagreements=norms,
-            wandering=interval.wandering,
+            noise_share=interval.noise_share,
             growth=growth,
             gaps=gaps,
             changed=norms,
@@ -253,7 +255,7 @@ def _error(intervals: Sequence[_Summary], norms: Sequence[float]) -> float:
     for i, norm in enumerate(norms):
         rough = math.hypot(*(interval.rough(i) for interval in intervals))
         wander = math.hypot(
-            *(interval.wandering[i] * interval.changed[i] for interval in intervals)
+            *(interval.noise_share[i] * interval.changed[i] for interval in intervals)
         )
         kink = _KINK * max((interval.changed[i] for interval in intervals), default=0.0)
         errors.append(_ratio(max(rough, wander, kink), norm))

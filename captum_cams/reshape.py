@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_cams._nested import describe, find_tensors
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[..., Tensor]
 
 # The tokens of the patches follow at most so many others: a class token, a distillation
 # token, registers.

@@ -31,17 +31,17 @@ from captum_cams.watch import Watch
 
 
 class _ThreadState(threading.local):
-    """The evaluation that runs a pass in this thread, if any."""
+    """What stands for the pass that this thread runs, if any."""
 
-    evaluation: object = None
+    active_pass: object = None
 
 
 _CURRENT = _ThreadState()
 
 
-def in_evaluation() -> bool:
-    """Whether this thread runs an evaluation itself, and does not help another one."""
-    return _CURRENT.evaluation is not None
+def in_own_pass() -> bool:
+    """Whether this thread runs a pass itself, and does not help another one."""
+    return _CURRENT.active_pass is not None
 
 
 class TargetOutput:
@@ -85,7 +85,7 @@ class TargetOutput:
         self._watch: Watch | None = None
         self._error: Exception | None = None
         self.hook_error: Exception | None = None
-        """What a hook of this package raised, whatever the length of the batch."""
+        """What a hook of this package raised: no reason to try other batch sizes."""
 
     def with_output_func(
         self, output_func: Callable[[Tensor], Tensor] | None
@@ -150,7 +150,7 @@ class TargetOutput:
         Args:
             changed (bool): Whether a hook changes the outputs.
         """
-        around, _CURRENT.evaluation = _CURRENT.evaluation, object()
+        around, _CURRENT.active_pass = _CURRENT.active_pass, object()
         try:
             with uncompiled():
                 with self.state.kept():
@@ -164,7 +164,7 @@ class TargetOutput:
                 self._check_fixed_batch(error, *self._rows)
             raise
         finally:
-            _CURRENT.evaluation = around
+            _CURRENT.active_pass = around
             self._rows = self._y = self._watch = self._error = self.hook_error = None
 
     def _repeat(
@@ -231,11 +231,11 @@ def hooked(
         layer_input (bool): Whether it is a forward pre-hook.
         other_threads (bool): Whether threads that run no evaluation of their own count.
     """
-    own, recorded = _CURRENT.evaluation, torch.is_grad_enabled()
+    own, recorded = _CURRENT.active_pass, torch.is_grad_enabled()
 
     # `DataParallel` calls hooks with a replica: the layer itself is bound.
     def act(layer: Module, *values: Any) -> Any:
-        current = _CURRENT.evaluation
+        current = _CURRENT.active_pass
         # A thread without an evaluation may work for this one, but not if it records
         # nothing where this one does.
         helps = (
@@ -307,7 +307,7 @@ def outputs_in_batches(
     rows: Callable[[int, int], tuple[tuple[Tensor, ...], Tensor]],
     num_rows: int,
     batch_size: int,
-    hooks: Callable[[], AbstractContextManager[None]] = nullcontext,
+    hooks: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> Tensor:
     """
     The output y at many rows that are made when their turn comes, without a graph.
@@ -317,7 +317,7 @@ def outputs_in_batches(
         rows (Callable): Gives points and examples of the rows from start to stop.
         num_rows (int): Number of rows.
         batch_size (int): Rows that go through the network together.
-        hooks (Callable): Sets hooks for a pass, as :func:`hooked` does. Default: none
+        hooks (Callable): Sets hooks for a pass, as :func:`hooked` does. Default: None
 
     Returns:
         *Tensor*, (num_rows,).
@@ -326,7 +326,8 @@ def outputs_in_batches(
     for start in range(0, num_rows, batch_size):
         with torch.no_grad():
             points, examples = rows(start, min(start + batch_size, num_rows))
-            with output.guarded(hooks is not nullcontext), hooks():
+            hooked_pass = nullcontext() if hooks is None else hooks()
+            with output.guarded(changed=hooks is not None), hooked_pass:
                 outputs.append(output(points, examples))
     return torch.cat(outputs)
 
@@ -343,13 +344,13 @@ def output_and_gradient(
         if y.requires_grad:
             (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
     if gradient is None:
-        raise ValueError(_BLIND)
+        raise ValueError(_NO_INPUT_GRADIENT)
     check_finite("forward_func's output", y, examples)
     check_finite("the output's gradients", gradient, examples)
     return y.detach(), gradient
 
 
-_BLIND = (
+_NO_INPUT_GRADIENT = (
     "forward_func's output must depend on the inputs by operations that autograd "
     "records, but it does not; call the model without torch.no_grad() or .detach()"
 )

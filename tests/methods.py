@@ -3,7 +3,7 @@
 from captum_cams.attr.registry import METHODS
 
 METHOD_NAMES = sorted(METHODS)
-SMALL = {name: METHODS[name].small for name in METHOD_NAMES}
+SMALL = {name: METHODS[name].test_arguments for name in METHOD_NAMES}
 OURS = [name for name in METHOD_NAMES if name != "grad-cam"]
 WITH_LAYER = [name for name in OURS if METHODS[name].has_layer]
 # Methods whose maps are of the layer's size, and those that need its gradients.

@@ -33,8 +33,10 @@ FLOORS = [
     ["layer_eval", "baselines"],
     ["path_eval", "layer_ablation", "metrics._metric"],
     ["attr._pooling", "attr._cam", "attr._mask_scores", "metrics._faithfulness"],
+    ["attr.integrands"],
     ["attr._path_cam"],
-    ["attr.gradient_cams"],  # other files hold further methods of its base class
+    # Other files hold further methods of its base class, or use their integrands.
+    ["attr.gradient_cams", "attr.rsi_grad_cam", "attr.integrated_grad_cam"],
     ["attr", "metrics", "visualization"],
     ["attr.__init__", "metrics.__init__", "augmentation"],
     ["__init__"],

@@ -12,7 +12,7 @@ from torch import nn
 
 import captum_cams
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam, metrics
-from captum_cams.attr.rsi_grad_cam import UnitIntegrals
+from captum_cams.attr.rsi_grad_cam import ConductanceIntegrand
 from captum_cams.augmentation import GroupCamBlend
 from captum_cams.baselines import black, blurred, constant, neutral, uniform_noise
 from captum_cams.evaluation import evaluate
@@ -278,10 +278,10 @@ BAD = {
     "target": [WORD, 1.5, [0.5], [[0]], (0, WORD), TWO[:0], TWO.double(), COMPLEX, {}, 3],
     "seed": [WORD, None, 2.5, True, TWO, 2**64],
     "generator": [0, WORD],
-    "grad_kwargs": [WORD, True, ["retain_graph"]],
+    "grad_kwargs": [WORD, True, ["retain_graph"], {"is_grads_batched": True}],
     "device_ids": [0, WORD, [WORD]],
     "layer": [WORD, None, [], [WORD]],
-    "integrands": [WORD, None, 3, [], [WORD], [UnitIntegrals]],
+    "integrands": [WORD, 3, [], [WORD], [ConductanceIntegrand]],
     "model": [WORD, None, 3],
     "grid_size": [*COUNT, 7, (1, 2, 3)],
     "scales": [WORD, None, [], 50, [0], [WORD], [NAN]],
@@ -322,7 +322,6 @@ def public():
         "forward_func": model,
         "layer": model.layer,
         "inputs": X,
-        "integrands": [UnitIntegrals()],
         "baselines": 0,
         "attributions": maps,
         "target": 0,

@@ -291,7 +291,7 @@ def test_constant_feature_maps_give_constant_maps(name, value, spatial):
     Few random masks, as those of RISE, make a pattern that scales with the output.
     """
     method = METHODS[name]
-    random_masks = not method.has_layer and method.seeded is not None
+    random_masks = not method.has_layer and method.seed_arguments is not None
     model = TwoPart(
         Function(lambda x: 0 * x + value),
         Function(

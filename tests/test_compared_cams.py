@@ -575,7 +575,7 @@ def test_registry():
     """Every name builds and explains; Grad-CAM is rectified as all are."""
     model, x = network(), random(2, 2, 30, 30)
     for name, method in METHODS.items():
-        options = {**method.defaults, **method.small}
+        options = {**method.defaults, **method.test_arguments}
         maps = build(method.attribution, model, model.layer).attribute(
             x, target=0, **options
         )

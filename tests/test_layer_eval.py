@@ -7,7 +7,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam
-from captum_cams.layer_eval import Evaluation, LayerEvaluator
+from captum_cams.layer_eval import LayerEvaluation, LayerEvaluator
 from captum_cams.path import straight_line
 from captum_cams.path_eval import LayerPath
 from captum_cams.target_output import TargetOutput, rows_per_batch
@@ -223,9 +223,9 @@ def held_rows(monkeypatch):
                 watch(tensor)
         return evaluation
 
-    take = Evaluation.rows
+    take = LayerEvaluation.rows
     monkeypatch.setattr(LayerEvaluator, "__call__", noted)
-    monkeypatch.setattr(Evaluation, "rows", copied)
+    monkeypatch.setattr(LayerEvaluation, "rows", copied)
     return rows
 
 

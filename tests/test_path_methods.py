@@ -6,8 +6,8 @@ from captum.attr import LayerConductance, LayerGradCam
 from torch import nn
 
 from captum_cams import LayerIntegratedGradCam, LayerPathIntegrals, LayerRSIGradCam
-from captum_cams.attr.integrated_grad_cam import IntegratedGradCam
-from captum_cams.attr.rsi_grad_cam import RSIGradCam, UnitIntegrals
+from captum_cams.attr.integrated_grad_cam import IntegratedGradCamIntegrand
+from captum_cams.attr.rsi_grad_cam import ConductanceIntegrand, RSIGradCamIntegrand
 from tests import reference
 from tests.models import Function, TwoPart, network, random, saturating
 from tests.test_layer_eval import Counting
@@ -242,7 +242,11 @@ def alone(model, layer, x, **options):
     ]
 
 
-THREE = [RSIGradCam("selected"), IntegratedGradCam(False), UnitIntegrals()]
+THREE = [
+    RSIGradCamIntegrand(weighting="selected"),
+    IntegratedGradCamIntegrand(relu_attributions=False),
+    ConductanceIntegrand(),
+]
 
 
 @pytest.mark.parametrize("method", [*METHODS, "logistic_trapezoid"])
@@ -250,7 +254,9 @@ def test_several_integrals_are_those_of_each_method(method):
     model, x = network(), random(3, 2, 6, 6)
     options = {"target": [0, 2, 1], "n_steps": 7, "method": method}
     model.layer = layer = Counting(model.layer)
-    maps = LayerPathIntegrals(model, layer).attribute(x, THREE, 0.1, **options)
+    maps = LayerPathIntegrals(model, layer, integrands=THREE).attribute(
+        x, 0.1, **options
+    )
     assert sum(layer.rows) == 3 * 8  # a walk of one method
     expected = alone(model, layer, x, baselines=0.1, **options)
     torch.testing.assert_close(maps, expected)
@@ -264,8 +270,8 @@ def test_several_integrals_of_several_layers_and_tensors():
         Function(split), Function(lambda ab: ab[0].sum((1, 2)) * ab[1].mean((1, 2)))
     )
     x = random(2, 3, 4)
-    integrals = LayerPathIntegrals(model, [model.layer])
-    maps, alphas = integrals.attribute(x, THREE, n_steps=4, return_alphas=True)
+    integrals = LayerPathIntegrals(model, [model.layer], integrands=THREE)
+    maps, alphas = integrals.attribute(x, n_steps=4, return_alphas=True)
     torch.testing.assert_close(maps, alone(model, [model.layer], x, n_steps=4))
     assert [place.tolist() for place in alphas] == [[0, 0.25, 0.5, 0.75, 1]] * 2
 
@@ -273,11 +279,11 @@ def test_several_integrals_of_several_layers_and_tensors():
 def test_several_integrals_within_a_tolerance():
     """Each map is as near to its own limit as if it were alone."""
     model, x = network(softmax=True, gain=20.0), random(2, 2, 6, 6)
-    integrals = LayerPathIntegrals(model, model.layer)
+    integrands = [RSIGradCamIntegrand(), IntegratedGradCamIntegrand()]
+    integrals = LayerPathIntegrals(model, model.layer, integrands=integrands)
     options = {"target": 0, "n_steps": 400, "tolerance": 0.02}
-    integrands = [RSIGradCam(), IntegratedGradCam()]
-    maps, alphas = integrals.attribute(x, integrands, return_alphas=True, **options)
-    limit = integrals.attribute(x, integrands, target=0, n_steps=3000)
+    maps, alphas = integrals.attribute(x, return_alphas=True, **options)
+    limit = integrals.attribute(x, target=0, n_steps=3000)
     for found, exact in zip(maps, limit, strict=True):
         error = (found - exact).abs().sum((1, 2, 3)) / exact.abs().sum((1, 2, 3))
         assert (error < 2 * 0.02).all()

@@ -335,7 +335,7 @@ class OfWholeModel(Attribution):
         (GradientCamAttribution, {}, TypeError, "got the abstract GradientCamAttribution"),
         (LayerAttribution, {}, TypeError, "has a method attribute(inputs, target), got LayerAttribution"),
         (LayerHiResCam, {"defaults": {"groups": 3}}, ValueError, "LayerHiResCam.attribute must take what is declared of it, got 'groups', which is none of its arguments"),
-        (LayerHiResCam, {"small": {"n_masks": 3}}, ValueError, "got 'n_masks'"),
+        (LayerHiResCam, {"test_arguments": {"n_masks": 3}}, ValueError, "got 'n_masks'"),
         (LayerHiResCam, {"colors": {"baselines": "black"}}, ValueError, "got 'baselines'"),
         (LayerRSIGradCam, {"colors": {"baselines": "gray"}}, ValueError, "colors must be of black, white, got 'gray'"),
         (LayerHiResCam, {"limited_by_channels": "groups"}, ValueError, "whose default is an integer, got 'groups'"),

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 import captum_cams
 from captum_cams import (
     GroupCam,
+    LayerAblationCam,
     LayerCam,
     LayerIntegratedGradCam,
     LayerPathIntegrals,
     LayerRSIGradCam,
+    LayerSmoothGradCamPlusPlus,
     Rise,
     ScoreCam,
     Xrai,
     metrics,
 )
-from captum_cams.attr.rsi_grad_cam import UnitIntegrals
-
 
 def explain(
     model: nn.Module,
@@ -68,6 +68,8 @@ TYPES = {
     "igc.attribute(image)": MAPS,
     "igc.attribute(images, return_alphas=True)": f"tuple[{MAPS}, {ALPHAS}]",
     "LayerIntegratedGradCam(model, layers).attribute(image)": MAPS,
+    "LayerAblationCam(model, layer).attribute(image)": "Tensor",
+    "LayerSmoothGradCamPlusPlus(model, layer).attribute(image)": MAPS,
     "LayerCam(model, layer).attribute(image)": MAPS,
     "LayerCam(model, layers).attribute(images)": MAPS,
     "GroupCam(model, layer).attribute(image)": "Tensor",
@@ -78,8 +80,8 @@ TYPES = {
     "Rise(model).attribute(images)": "tuple[Tensor, ...]",
     "Xrai(model).attribute(image)": "Tensor",
     "Xrai(model).attribute(images)": "tuple[Tensor, ...]",
-    "integrals.attribute(image, [UnitIntegrals()])": f"list[{MAPS}]",
-    "integrals.attribute(image, [UnitIntegrals()], return_alphas=True)": f"tuple[list[{MAPS}], {ALPHAS}]",
+    "integrals.attribute(image)": f"list[{MAPS}]",
+    "integrals.attribute(image, return_alphas=True)": f"tuple[list[{MAPS}], {ALPHAS}]",
     "metrics.average_drop(model, image, image)": "Tensor",
     "captum_cams.baselines.blurred(image)": "Tensor",
     "captum_cams.examples.shape_pictures(2).images": "Tensor",

@@ -11,7 +11,7 @@ from torch.jit import ScriptModule
 from torch.nn import Module
 
 from captum_cams._validation import check_callable, check_finite, check_flags, kind_of
-from captum_cams.layer_eval import LayerEvaluator
+from captum_cams.layer_eval import LayerEvaluator, split_by_layer
 from captum_cams.reshape import Transform, check_one_tensor
 from captum_cams.target_output import TargetOutput
 
@@ -25,25 +25,7 @@ Maps: TypeAlias = LayerMaps | list[LayerMaps]
 
 
 class CamAttribution(LayerAttribution, GradientAttribution):
-    r"""
-    Base of the class activation maps: a model, and a layer inside it.
-
-    Args:
-        forward_func (Callable): The forward function of the model or any
-            modification of it.
-        layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several. Of one that a pass uses more than once
-            the last use counts, which brings a warning.
-        device_ids (list of int, optional): Needed only where `forward_func` applies a
-            `DataParallel` model without being one itself.
-        reshape_transform (Callable, optional): Turns what the layer gives, a tensor or
-            what holds some, into feature maps (N, K, \*spatial). Gradients come in the
-            same form and go the same way, so it must select and rearrange alone.
-            :mod:`captum_cams.reshape` holds some. Where it has a
-            parameter `input_size`, it is given the input's spatial sides. What comes
-            out is compared with the input: a warning tells where the shapes of the two
-            do not fit. Default: None, as the layer gives them
-    """
+    """Base of the class activation maps: a model, and a layer inside it."""
 
     forward_func: Callable[..., Any]
     layer: Any
@@ -56,6 +38,25 @@ class CamAttribution(LayerAttribution, GradientAttribution):
         *,
         reshape_transform: Transform | None = None,
     ) -> None:
+        r"""
+        A model, and the layer to map.
+
+        Args:
+            forward_func (Callable): The forward function of the model or any
+                modification of it.
+            layer (torch.nn.Module or list of torch.nn.Module): The layer whose
+                activations are mapped, or several. Of one that a pass uses more than
+                once the last use counts, which brings a warning.
+            device_ids (list of int, optional): Needed only where `forward_func` applies
+                a `DataParallel` model without being one itself.
+            reshape_transform (Callable, optional): Turns what the layer gives, a tensor
+                or what holds some, into feature maps (N, K, \*spatial). Gradients come
+                in the same form and go the same way, so it must select and rearrange
+                alone. :mod:`captum_cams.reshape` holds some. Where it has a parameter
+                `input_size`, it is given the input's spatial sides. What comes out is
+                compared with the input: a warning tells where the shapes of the two do
+                not fit. Default: None, as the layer gives them
+        """
         check_callable("forward_func", forward_func)
         _check_layer(layer)
         _check_device_ids(device_ids)
@@ -89,7 +90,9 @@ class CamAttribution(LayerAttribution, GradientAttribution):
 
     def _format_maps(self, evaluator: LayerEvaluator, maps: Sequence[Tensor]) -> Maps:
         """As Captum: a tensor, or a tuple where the layer gives several."""
-        layers = evaluator.by_layer([check_no_overflow(map_) for map_ in maps])
+        layers = split_by_layer(
+            [check_no_overflow(map_) for map_ in maps], evaluator.sizes
+        )
         return self._format([maps if len(maps) > 1 else maps[0] for maps in layers])
 
 
@@ -104,6 +107,15 @@ class OneLayerCamAttribution(CamAttribution):
         *,
         reshape_transform: Transform | None = None,
     ) -> None:
+        """
+        As :meth:`CamAttribution.__init__`, but of a single layer.
+
+        Args:
+            forward_func (Callable): As there.
+            layer (torch.nn.Module): As there.
+            device_ids (list of int, optional): As there.
+            reshape_transform (Callable, optional): As there.
+        """
         _check_one_layer(layer)
         super().__init__(
             forward_func, layer, device_ids, reshape_transform=reshape_transform
@@ -171,6 +183,12 @@ def _check_grad_kwargs(grad_kwargs: object) -> None:
             "grad_kwargs must be a dict of keyword arguments of torch.autograd.grad, "
             f"or None, got {kind_of(grad_kwargs)}"
         )
+    for name in ("grad_outputs", "is_grads_batched"):
+        if name in (grad_kwargs or {}):
+            raise ValueError(
+                "grad_kwargs must leave the output's gradient alone, which is 1 for "
+                f"each example's target, got {name!r}"
+            )
 
 
 def _check_transform(transform: object) -> None:

@@ -1,4 +1,4 @@
-"""How much an input gains, or keeps, behind masks."""
+"""Outputs and confidence of inputs that masks blend with their baselines."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from captum_cams.target_output import Batch, TargetOutput, outputs_in_batches
 def masked_outputs(
     output: TargetOutput,
     batch: Batch,
-    places: Tensor,
+    example_of_row: Tensor,
     masks: Callable[[slice, int], Tensor],
     batch_size: int,
 ) -> Tensor:
@@ -24,7 +24,7 @@ def masked_outputs(
     Args:
         output (TargetOutput): y.
         batch (Batch): n examples.
-        places (Tensor): Which of them each row shows, (B,).
+        example_of_row (Tensor): Which of them each row shows, (B,).
         masks (Callable): Gives, for some rows and the number of an input tensor, masks
             of its size, (b, 1, \*spatial), when their turn comes.
         batch_size (int): Rows that go through the network together.
@@ -35,7 +35,7 @@ def masked_outputs(
 
     def blends(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
         rows = slice(start, stop)
-        here = places[rows]
+        here = example_of_row[rows]
         return tuple(
             blend(x[here], baseline[here], masks(rows, number))
             for number, (x, baseline) in enumerate(
@@ -43,8 +43,8 @@ def masked_outputs(
             )
         ), batch.examples[here]
 
-    outputs = outputs_in_batches(output, blends, len(places), batch_size)
-    check_finite("forward_func's output", outputs, batch.examples[places])
+    outputs = outputs_in_batches(output, blends, len(example_of_row), batch_size)
+    check_finite("forward_func's output", outputs, batch.examples[example_of_row])
     return outputs
 
 

@@ -11,13 +11,13 @@ def precise(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def total(maps: Tensor) -> Tensor:
+def spatial_sum(maps: Tensor) -> Tensor:
     r"""Sum over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
     axes = spatial_axes(maps)
     return maps.sum(axes, keepdim=True, dtype=precise(maps)) if axes else maps
 
 
-def pool(maps: Tensor) -> Tensor:
+def spatial_mean(maps: Tensor) -> Tensor:
     r"""Mean over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
     axes = spatial_axes(maps)
     return maps.mean(axes, keepdim=True, dtype=precise(maps)) if axes else maps

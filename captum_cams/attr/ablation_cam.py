@@ -49,8 +49,6 @@ class LayerAblationCam(OneLayerCamAttribution):
     Convolutional Network via Gradient-free Localization", WACV 2020,
     https://doi.org/10.1109/WACV45572.2020.9093360
 
-    Constructed as :class:`LayerRSIGradCam`, with a single layer.
-
     Examples::
 
         >>> from captum_cams.examples import shape_pictures, shapes_model
@@ -72,11 +70,11 @@ class LayerAblationCam(OneLayerCamAttribution):
         *,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Tensor:
         r"""
         Maps of the layer's activations, weighted by what the output loses.
 
-        For each example a forward pass, and one more for each channel that is not 0.
+        For each example two forward passes, and one for each channel that is not 0.
 
         Arguments that are not described here are those of :meth:`LayerCam.attribute`.
 
@@ -96,21 +94,21 @@ class LayerAblationCam(OneLayerCamAttribution):
             attr_dim_summation=attr_dim_summation,
             show_progress=show_progress,
         )
-        ends = check_inputs(inputs, integers=True)
+        inputs_tuple = check_inputs(inputs, integers=True)
         # Its hook counts the rows of a batch, which replicas would share among them.
         model: Any = self.forward_func
         model = model.module if isinstance(model, DataParallel) else model
-        output = TargetOutput(model, ends, target, additional_forward_args)
+        output = TargetOutput(model, inputs_tuple, target, additional_forward_args)
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
 
         maps = []
         with tqdm(disable=not show_progress, unit="pass") as bar:
-            for examples, points, _ in batches(ends, batch_size):
+            for examples, points, _ in batches(inputs_tuple, batch_size):
                 activations = single_tensor(evaluator.activations(points, examples))
                 again = evaluator.outputs[:, None]  # y in another batch, (n, 1)
                 y, without = _outputs(
-                    evaluator, ends, examples, activations, batch_size, bar
+                    evaluator, inputs_tuple, examples, activations, batch_size, bar
                 )
                 noise = _noise(y, without, again).to(precise(y))  # (n, 1)
                 losses = y.to(noise) - without.to(noise)  # (n, K)

@@ -9,7 +9,13 @@ from torch import Tensor
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._validation import check_flags, check_inputs
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
-from captum_cams.attr._pooling import combine, divide, pool, precise, total
+from captum_cams.attr._pooling import (
+    combine,
+    divide,
+    precise,
+    spatial_mean,
+    spatial_sum,
+)
 from captum_cams.attr.registry import Axiom, register
 from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, batches, rows_per_batch
@@ -72,7 +78,9 @@ class GradientCamAttribution(CamAttribution, ABC):
             relu_attributions (bool): Whether maps are rectified. Default: True, where
                 Captum's LayerGradCam has False
             attr_dim_summation (bool): Whether channels are summed. Default: True
-            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`, but that
+                ``allow_unused`` and ``materialize_grads`` stand for gradients of 0
+                where a tensor of the layer has none, which is an error otherwise.
             internal_batch_size (int, optional): Most examples that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size
@@ -89,15 +97,17 @@ class GradientCamAttribution(CamAttribution, ABC):
         check_flags(
             relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
         )
-        ends = check_inputs(inputs, integers=True)
+        inputs_tuple = check_inputs(inputs, integers=True)
         evaluator = self._evaluator(
-            TargetOutput(self.forward_func, ends, target, additional_forward_args),
+            TargetOutput(
+                self.forward_func, inputs_tuple, target, additional_forward_args
+            ),
             attribute_to_layer_input,
             grad_kwargs,
         )
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
         results = []
-        for examples, points, _ in batches(ends, batch_size):
+        for examples, points, _ in batches(inputs_tuple, batch_size):
             layer = evaluator(points, examples)
             results.append(
                 tuple(
@@ -150,12 +160,12 @@ class LayerPositiveGradCam(GradientCamAttribution):
 
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The mean of the positive gradients."""
-        return pool(gradients.relu())  # (n, K, 1, ...)
+        return spatial_mean(gradients.relu())  # (n, K, 1, ...)
 
 
 @register(
     "grad-cam-plus-plus",
-    log=True,
+    explains_log=True,
     several_layers=True,
     axioms=_AXIOMS,
 )
@@ -199,9 +209,9 @@ class LayerGradCamPlusPlus(GradientCamAttribution):
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The alpha-weighted sum of the positive gradients."""
         # alpha g without powers of g, which underflow and overflow: 1 / (2 / g + sum A)
-        twice, sums = 2 / gradients.relu(), total(activations)
+        twice, sums = 2 / gradients.relu(), spatial_sum(activations)
         noise = rounding(torch.maximum(twice, sums.abs()))  # (n, K, *spatial)
-        return total(divide(1, twice + sums, noise))
+        return spatial_sum(divide(1, twice + sums, noise))
 
 
 @register(
@@ -240,8 +250,10 @@ class LayerXGradCam(GradientCamAttribution):
 
     def weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The mean of the gradients, weighted by the activations."""
-        noise = total(rounding(activations))  # (n, K, 1, ...)
-        return divide(total(activations * gradients), total(activations), noise)
+        noise = spatial_sum(rounding(activations))  # (n, K, 1, ...)
+        return divide(
+            spatial_sum(activations * gradients), spatial_sum(activations), noise
+        )
 
 
 @register(

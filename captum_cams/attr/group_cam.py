@@ -22,7 +22,7 @@ from captum_cams.attr._cam import (
     single_tensor,
 )
 from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_inputs
-from captum_cams.attr._pooling import pool, unsqueezed
+from captum_cams.attr._pooling import spatial_mean, unsqueezed
 from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
 from captum_cams.blur import check_kernel
@@ -35,7 +35,7 @@ from captum_cams.target_output import Batch, TargetOutput, batches, rows_per_bat
     "group-cam",
     limited_by_channels="groups",
     input_sized=True,
-    small={"baselines": 0, "groups": 2},
+    test_arguments={"baselines": 0, "groups": 2},
     axioms={
         "implementation_invariance",
         "input_invariance",
@@ -67,7 +67,7 @@ class GroupCam(OneLayerCamAttribution):
 
     (eq. 5-7, Algorithm 1). A constant :math:`M_r` has mask and weight 0.
 
-    Where this class leaves the authors' code, and the switch that undoes it: gradient
+    Differences from the authors' code: gradient
     and confidence are both of `forward_func`'s target output, as in the paper; with
     logits and ``confidence_func=lambda y: y.softmax(1)`` they differ as in the code.
     Returned maps are not normalized. The number of channels need not be a multiple of
@@ -189,18 +189,22 @@ class GroupCam(OneLayerCamAttribution):
             relu_attributions=relu_attributions,
             show_progress=show_progress,
         )
-        ends = check_inputs(inputs)
-        starts = () if baselines is None else check_baselines(baselines, ends)
-        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        inputs_tuple = check_inputs(inputs)
+        baselines_tuple = (
+            () if baselines is None else check_baselines(baselines, inputs_tuple)
+        )
+        output = TargetOutput(
+            self.forward_func, inputs_tuple, target, additional_forward_args
+        )
         evaluator = self._evaluator(output, attribute_to_layer_input)
         confidence = output.with_output_func(confidence_func)
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
 
         cams = []
-        rows = len(ends[0]) * (groups + 1)
+        rows = len(inputs_tuple[0]) * (groups + 1)
         with tqdm(total=rows, disable=not show_progress, unit="mask") as bar:
-            for batch in batches(ends, batch_size, starts):
-                if not starts:
+            for batch in batches(inputs_tuple, batch_size, baselines_tuple):
+                if not baselines_tuple:
                     hidden = [blurred(x, *blur) for x in batch.inputs]
                     batch = batch._replace(baselines=tuple(hidden))
                 masks = _sums_of_groups(evaluator, batch, groups, use_gradients)
@@ -210,10 +214,13 @@ class GroupCam(OneLayerCamAttribution):
                 alphas = masked_score_gains(confidence, batch, masks, batch_size, bar)
                 weighted = unsqueezed(alphas, masks) * masks
                 cams.append(weighted.sum(1, keepdim=True))  # (n, 1, ...), eq. 7
-        evaluator.emit_warnings() if use_gradients else evaluator.warn_of_layer()
+        if use_gradients:
+            evaluator.emit_warnings()
+        else:
+            evaluator.warn_of_layer()
         cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
         # Upsampling is linear: the sum of masks needs it once.
-        maps = upsampled_to_inputs(cam, ends)
+        maps = upsampled_to_inputs(cam, inputs_tuple)
         if relu_attributions:
             maps = tuple(map_.relu() for map_ in maps)
         return maps if isinstance(inputs, tuple) else maps[0]
@@ -226,7 +233,7 @@ def _sums_of_groups(
     points, examples = batch.inputs, batch.examples
     if use_gradients:
         activations, gradients, *_ = evaluator(points, examples)
-        weights = pool(single_tensor(gradients))  # w_k, (n, K, 1, ...), eq. 1
+        weights = spatial_mean(single_tensor(gradients))  # w_k, (n, K, 1, ...), eq. 1
         channels = weights * single_tensor(activations)
     else:
         channels = single_tensor(evaluator.activations(points, examples))

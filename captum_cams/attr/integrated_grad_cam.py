@@ -1,117 +1,119 @@
 """Integrated Grad-CAM."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
-from captum_cams._validation import check_count, check_flags
+from captum_cams._validation import check_flags
 from captum_cams.attr._cam import Maps
-from captum_cams.attr._path_cam import (
-    Integral,
+from captum_cams.attr._path_cam import PathCamAttribution, PathRequest, checked_rule
+from captum_cams.attr._pooling import combine, precise, spatial_sum
+from captum_cams.attr.integrands import (
+    FinishedIntegral,
     Integrand,
     Pairs,
-    PathCamAttribution,
     PathInterval,
-    PathRequest,
-    checked_rule,
 )
-from captum_cams.attr._pooling import combine, precise, total
 from captum_cams.attr.registry import register
-from captum_cams.layer_eval import Evaluation
+from captum_cams.layer_eval import LayerEvaluation
 from captum_cams.path import Path, straight_line
-from captum_cams.quadrature import RULES, IntervalRule, Rule, check_nodes, quadrature
+from captum_cams.quadrature import RULES, IntervalRule, Rule, quadrature
 
 
-class IntegratedGradCam(Integrand):
+class IntegratedGradCamIntegrand(Integrand):
     r"""
-    A Grad-CAM-like map at each point, integrated over alpha (eq. 4-6).
+    A Grad-CAM-like map at each point, integrated over alpha (eq. 4-5).
 
     Args:
         relu_attributions (bool): As in :meth:`LayerIntegratedGradCam.attribute`.
-        attr_dim_summation (bool): As there.
-        node_weights (dict, optional): The quadrature rule's weight of each alpha.
-            Default: None, for a sum over intervals, whose ends their rule weighs
+            Default: True
+        attr_dim_summation (bool): As there. Default: True
     """
 
+    counts_completeness = True
     # Gradients of deep networks wander at random along the path. The weights of
     # RSI-Grad-CAM average that out over the units; maps of single points do not.
-    wandering = 1 / 3
+    noise_share = 1 / 3
 
     def __init__(
-        self,
-        relu_attributions: bool = True,
-        attr_dim_summation: bool = True,
-        node_weights: Mapping[float, float] | None = None,
+        self, *, relu_attributions: bool = True, attr_dim_summation: bool = True
     ) -> None:
         check_flags(
             relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
         )
         self.options = {"relu": relu_attributions, "summation": attr_dim_summation}
-        self.node_weights = node_weights
 
-    def at(self, point: Evaluation, first: Evaluation) -> list[Tensor]:
+    def at(self, point: LayerEvaluation, first: LayerEvaluation) -> list[Tensor]:
         r"""Eq. 4: one map for each tensor of the layer, (n, 1, \*spatial)."""
         return [
             # The gradient's sum over i and j, (n, K, 1, ...), times the growth of A.
-            combine(total(g), (A - A0).to(precise(A)), **self.options)
+            combine(spatial_sum(g), (A - A0).to(precise(A)), **self.options)
             for A, A0, g in zip(
                 point.activations, first.activations, point.gradients, strict=True
             )
         ]
 
-    def add(self, sums: Sequence[Tensor], interval: PathInterval) -> None:
-        """Eq. 5-6: a weighted sum over points, of which the first has a map of 0."""
-        if self.node_weights is None:
-            return super().add(sums, interval)
-        weight = self.node_weights.get(interval.end, 0.0)
-        maps = self.at(interval.after, interval.first)
-        for integral, map_ in zip(sums, maps, strict=True):
-            integral.add_(map_, alpha=weight)
-        return None
-
-    def at_ends(self, interval: PathInterval) -> Pairs:
+    def values_at_ends(self, interval: PathInterval) -> Pairs:
         """Eq. 4 at both ends, times the growth of alpha."""
-        return self._pairs(interval, interval.before)
+        return self._pairs(interval, interval.start)
 
-    def compared(self, interval: PathInterval, ends: Pairs) -> Pairs:
+    def compared_values(self, interval: PathInterval, values: Pairs) -> Pairs:
         """
-        The same; but A(0) - A(0) = 0 agrees with whatever comes.
+        The same, but for the path's first point.
 
-        So the path's first point is compared as if its feature maps were those of the
-        interval's end already.
+        There A(0) - A(0) = 0 would agree with whatever comes: it is compared as if its
+        feature maps were those of the interval's end already.
         """
-        if interval.start > 0:
-            return ends
-        before = interval.after._replace(gradients=interval.before.gradients)
-        return self._pairs(interval, before)
+        if interval.start_alpha > 0:
+            return values
+        moved = interval.end._replace(gradients=interval.start.gradients)
+        return self._pairs(interval, moved)
 
-    def _pairs(self, interval: PathInterval, before: Evaluation) -> Pairs:
-        width = interval.end - interval.start
-        starts = self.at(before, interval.first)
-        ends = self.at(interval.after, interval.first)
-        return [(width * m0, width * m1) for m0, m1 in zip(starts, ends, strict=True)]
+    def _pairs(self, interval: PathInterval, start: LayerEvaluation) -> Pairs:
+        width = interval.end_alpha - interval.start_alpha
+        m0, m1 = (self.at(point, interval.first) for point in (start, interval.end))
+        return [(width * a, width * b) for a, b in zip(m0, m1, strict=True)]
 
-    def zeros(self, first: Evaluation) -> list[Tensor]:
+    def initial_sums(self, first: LayerEvaluation) -> list[Tensor]:
         """The map at the first point, which is 0."""
         return self.at(first, first)
 
-    def signed_maps(self, sums: Sequence[Tensor], last: Evaluation) -> list[Tensor]:
+    def signed_maps(
+        self, sums: Sequence[Tensor], last: LayerEvaluation
+    ) -> list[Tensor]:
+        """The sums themselves."""
         return [*sums]
 
-    def maps(self, integral: Integral) -> list[Tensor]:
+    def maps(self, integral: FinishedIntegral) -> list[Tensor]:
+        """The sums in the layer's dtype."""
         return [
             map_.to(A.dtype)
             for map_, A in zip(integral.sums, integral.first.activations, strict=True)
         ]
 
 
+class _NodeSum(IntegratedGradCamIntegrand):
+    """The integral as a weighted sum over the nodes of a quadrature rule (eq. 6)."""
+
+    def __init__(self, weights: Mapping[float, float], **options: bool) -> None:
+        super().__init__(**options)
+        self.weights = weights  # of each alpha that is a node
+
+    def add(self, sums: Sequence[Tensor], interval: PathInterval) -> None:
+        """Add the interval's end; at the path's first point the map is 0."""
+        weight = self.weights[interval.end_alpha]
+        maps = self.at(interval.end, interval.first)
+        for integral, map_ in zip(sums, maps, strict=True):
+            integral.add_(map_, alpha=weight)
+
+
 @register(
     "integrated-grad-cam",
     colors={"baselines": "black"},
     several_layers=True,
-    small={"n_steps": 3},
+    test_arguments={"n_steps": 3},
     axioms={
         "dummy",
         "symmetry",
@@ -139,8 +141,8 @@ class LayerIntegratedGradCam(PathCamAttribution):
     (eq. 4-5). Gradients are summed, not averaged, over the feature map, as eq. 4 has
     no 1/Z.
 
-    Where this class leaves the paper, and the switch that undoes it: the integral is
-    approximated by the trapezoid rule; ``method="riemann_right"`` is eq. 6.
+    Differences from the paper: the integral is approximated by the trapezoid rule;
+    ``method="riemann_right"`` is eq. 6.
     `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
     package's own. Returned maps are not normalized.
 
@@ -163,7 +165,7 @@ class LayerIntegratedGradCam(PathCamAttribution):
         forward_func (Callable): The forward function of the model or any
             modification of it.
         layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several that share one walk along the path. Of
+            activations are mapped, or several that share the points of one path. Of
             one that a pass uses more than once the last use counts, which brings a
             warning.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
@@ -255,7 +257,9 @@ class LayerIntegratedGradCam(PathCamAttribution):
                 input size; never all at once
             attribute_to_layer_input (bool): Whether the layer's input is mapped
                 instead of its output. Default: False
-            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`, but that
+                ``allow_unused`` and ``materialize_grads`` stand for gradients of 0
+                where a tensor of the layer has none, which is an error otherwise.
             relu_attributions (bool): Whether the map of each point is rectified
                 before it is added, as eq. 4 has it. Default: True
             attr_dim_summation (bool): Whether channels are summed. Default: True
@@ -293,32 +297,31 @@ class LayerIntegratedGradCam(PathCamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        rule = checked_rule(method, (*RULES, "logistic_trapezoid"), tolerance)
-        n_steps = check_count("n_steps", n_steps)
-        check_nodes(n_steps, rule)
+        rules: tuple[Rule | IntervalRule, ...] = (*RULES, "logistic_trapezoid")
+        rule = checked_rule(method, rules, tolerance)
         check_flags(return_alphas=return_alphas)
-        alphas = node_weights = None
+        options = {
+            "relu_attributions": relu_attributions,
+            "attr_dim_summation": attr_dim_summation,
+        }
+        integrand, alphas = IntegratedGradCamIntegrand(**options), None
         if tolerance is None and rule != "logistic_trapezoid":
             alphas, weights = quadrature(rule, n_steps)
-            node_weights = dict(zip(alphas, weights, strict=True))
+            integrand = _NodeSum(dict(zip(alphas, weights, strict=True)), **options)
             if alphas[0] > 0:  # A(0) is needed by every rule
                 alphas = [0.0, *alphas]
-        integrand = IntegratedGradCam(
-            relu_attributions, attr_dim_summation, node_weights
-        )
         request = PathRequest(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
-            tolerance,
-            path,
-            show_progress,
+            inputs=inputs,
+            baselines=baselines,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            n_steps=n_steps,
+            internal_batch_size=internal_batch_size,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+            tolerance=tolerance,
+            path=path,
+            show_progress=show_progress,
         )
-        found = self._integrate(request, [integrand], rule, alphas)
+        found = self._integrate(request, [integrand], cast(IntervalRule, rule), alphas)
         return (found.maps[0], found.alphas) if return_alphas else found.maps[0]

@@ -35,22 +35,23 @@ class Method:
             where the defaults of `attribute` do not. Default: none
         colors (dict): Arguments of `attribute` that want a ``"black"`` or a
             ``"white"`` picture as the model takes it. Default: none
-        log (bool): Whether the paper explains a score S with probability exp S: of a
-            model that gives probabilities, their logarithm. Default: False
+        explains_log (bool): Whether the paper explains a score S with probability
+            exp S: of a model that gives probabilities, their logarithm. Default: False
         several_layers (bool): Whether the class takes a list of layers, which then
             share their passes. Default: False
-        seeded (Callable, optional): Gives, for a seed, the arguments of `attribute`
-            that make its random numbers. Default: None, where it draws none, or draws
-            them from torch's common generator, which the evaluation seeds
+        seed_arguments (Callable, optional): Gives, for a seed, the arguments of
+            `attribute` that make its random numbers. Default: None, where it draws
+            none, or draws them from torch's common generator, which the evaluation
+            seeds
         limited_by_channels (str, optional): An argument of `attribute` that is at most
             the number of the layer's channels. Default: None
-        libraries (dict): For each module that the method imports beyond the package's
-            own dependencies what pip installs for it. Default: none
+        optional_dependencies (dict): For each module that the method imports beyond
+            the package's own dependencies what pip installs for it. Default: none
         input_sized (bool): Whether the maps of a layer have the input's size instead
             of the layer's. Default: False
         gradients (bool): Whether the layer's gradients are needed. Default: True
-        small (dict): Arguments of `attribute` that keep the method quick, and let it
-            take pictures of a few pixels, in tests. Default: none
+        test_arguments (dict): Arguments of `attribute` that keep the method quick, and
+            let it take pictures of a few pixels, in tests. Default: none
         axioms (set of str): What holds of its maps, and is tested: ``dummy``, a channel
             that the output does not depend on gets nothing; ``symmetry``, channels
             that are alike to the output and in value get the same; ``linearity``, of
@@ -67,20 +68,20 @@ class Method:
     attribution: type[Attribution]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     colors: Mapping[str, str] = field(default_factory=dict)
-    log: bool = False
+    explains_log: bool = False
     several_layers: bool = False
-    seeded: Callable[[int], Mapping[str, Any]] | None = None
+    seed_arguments: Callable[[int], Mapping[str, Any]] | None = None
     limited_by_channels: str | None = None
-    libraries: Mapping[str, str] = field(default_factory=dict)
+    optional_dependencies: Mapping[str, str] = field(default_factory=dict)
     input_sized: bool = False
     gradients: bool = True
-    small: Mapping[str, Any] = field(default_factory=dict)
+    test_arguments: Mapping[str, Any] = field(default_factory=dict)
     axioms: frozenset[Axiom] | set[Axiom] = frozenset()
     homogeneity: int | None = None
 
     def __post_init__(self) -> None:
         _check_class(self.attribution)
-        for argument in (*self.defaults, *self.colors, *self.small):
+        for argument in (*self.defaults, *self.colors, *self.test_arguments):
             if not self.takes(argument):
                 raise ValueError(
                     f"{self.attribution.__name__}.attribute must take what is declared "

@@ -33,8 +33,8 @@ _BLOCK = 100  # masks between two looks at the tolerance
 @register(
     "rise",
     colors={"baselines": "black"},
-    seeded=lambda seed: {"generator": torch.Generator().manual_seed(seed)},
-    small={"n_masks": 5, "grid_size": 2},
+    seed_arguments=lambda seed: {"generator": torch.Generator().manual_seed(seed)},
+    test_arguments={"n_masks": 5, "grid_size": 2},
     axioms={"linearity", "implementation_invariance", "input_invariance"},
     homogeneity=1,
 )
@@ -143,16 +143,20 @@ class Rise(PerturbationAttribution):
         if tolerance is not None:
             tolerance = check_number("tolerance", tolerance, "(0, inf)")
         check_flags(show_progress=show_progress)
-        ends = check_inputs(inputs)
-        _check_spatial(ends)
-        grid = _check_grid(grid_size, [x.shape[2:] for x in ends])
-        starts = check_baselines(baselines, ends)
-        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        inputs_tuple = check_inputs(inputs)
+        _check_spatial_axes(inputs_tuple)
+        grid = _check_grid(grid_size, [x.shape[2:] for x in inputs_tuple])
+        baselines_tuple = check_baselines(baselines, inputs_tuple)
+        output = TargetOutput(
+            self.forward_func, inputs_tuple, target, additional_forward_args
+        )
         generator = generator or torch.Generator().manual_seed(0)
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
 
-        everything = Batch(torch.arange(len(ends[0])), ends, starts)
-        estimates = _Estimates(ends)
+        everything = Batch(
+            torch.arange(len(inputs_tuple[0])), inputs_tuple, baselines_tuple
+        )
+        estimates = _Estimates(inputs_tuple)
         active = everything.examples  # those that still need masks
         used, errors = 0, torch.zeros(0)
         with tqdm(
@@ -166,7 +170,7 @@ class Rise(PerturbationAttribution):
                 ):
                     masks = [
                         shifted(cells[part].to(x), shifts[part], x.shape[2:])
-                        for x in ends
+                        for x in inputs_tuple
                     ]
                     scores = _scores(output, everything, masks, active, batch_size)
                     estimates.add(
@@ -181,9 +185,9 @@ class Rise(PerturbationAttribution):
                     active = active[~(errors <= tolerance)]
         if tolerance is not None and len(active):
             warn(
-                f"the maps of {len(active)} of {len(ends[0])} examples have not "
-                f"reached the tolerance of {tolerance} after {n_masks} masks: their "
-                f"standard error is up to {errors.max():.3g} of the map's range; "
+                f"the maps of {len(active)} of {len(everything.examples)} examples "
+                f"have not reached the tolerance of {tolerance} after {n_masks} masks: "
+                f"their standard error is up to {errors.max():.3g} of the map's range; "
                 "raise n_masks or tolerance"
             )
         maps = estimates.maps()
@@ -264,8 +268,8 @@ class _Estimate:
         return torch.where(errors == 0, 0, errors / ranges).cpu()
 
 
-def _check_spatial(inputs: Sequence[Tensor]) -> int:
-    """Inputs with spatial axes, the same number of them in each; returns it."""
+def _check_spatial_axes(inputs: Sequence[Tensor]) -> None:
+    """Inputs with spatial axes, the same number of them in each."""
     for tensor in inputs:
         if not 3 <= tensor.dim() <= 5 or tensor.dim() != inputs[0].dim():
             shapes = ", ".join(shape_of(tensor) for tensor in inputs)
@@ -274,7 +278,6 @@ def _check_spatial(inputs: Sequence[Tensor]) -> int:
                 f"all the same number, got shapes {shapes}; pass what is not to be "
                 "masked as additional_forward_args"
             )
-    return inputs[0].dim() - 2
 
 
 def _check_grid(grid_size: object, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:

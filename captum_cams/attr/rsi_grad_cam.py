@@ -9,19 +9,17 @@ from torch import Tensor
 from captum_cams._captum import BaselineType, TargetType, log_usage
 from captum_cams._validation import check_choice, check_flags
 from captum_cams.attr._cam import Maps
-from captum_cams.attr._path_cam import (
-    Integral,
+from captum_cams.attr._path_cam import PathCamAttribution, PathRequest, checked_rule
+from captum_cams.attr._pooling import combine, precise, spatial_mean
+from captum_cams.attr.integrands import (
+    FinishedIntegral,
     Integrand,
     Pairs,
-    PathCamAttribution,
     PathInterval,
-    PathRequest,
-    checked_rule,
     completeness_error,
 )
-from captum_cams.attr._pooling import combine, pool, precise
 from captum_cams.attr.registry import register
-from captum_cams.layer_eval import Evaluation
+from captum_cams.layer_eval import LayerEvaluation
 from captum_cams.masks import difference
 from captum_cams.path import Path, straight_line
 from captum_cams.quadrature import INTERVAL_RULES, IntervalRule
@@ -31,53 +29,60 @@ Deltas: TypeAlias = Tensor | list[Tensor]
 WEIGHTINGS = ("signed", "positive", "selected", "positive_gradients")
 
 
-class UnitIntegrals(Integrand):
+class ConductanceIntegrand(Integrand):
     """
     The unit integrals I_kij of dy/dA_kij over dA_kij (eq. 17): conductance.
 
     Eq. 18 approximates them by a sum over the intervals of the path, which
-    :meth:`Integrand.add` makes of :meth:`at_ends` and the rule's weights.
+    :meth:`Integrand.add` makes of :meth:`values_at_ends` and the rule's weights.
     """
 
-    def at_ends(self, interval: PathInterval) -> Pairs:
+    counts_completeness = True
+
+    def values_at_ends(self, interval: PathInterval) -> Pairs:
         """A summand of eq. 18: the gradient at either end, times the growth of A."""
         return interval.contributions
 
-    def zeros(self, first: Evaluation) -> list[Tensor]:
+    def initial_sums(self, first: LayerEvaluation) -> list[Tensor]:
+        """Zeros, in single precision at least."""
         return [torch.zeros_like(a, dtype=precise(a)) for a in first.activations]
 
-    def signed_maps(self, sums: Sequence[Tensor], last: Evaluation) -> list[Tensor]:
-        """Those of the signed weights."""
+    def signed_maps(
+        self, sums: Sequence[Tensor], last: LayerEvaluation
+    ) -> list[Tensor]:
+        """The map that is weighted by the mean of all units (eq. 19), unrectified."""
         return [
-            combine(pool(units), A, relu=False, summation=True)  # (n, 1, *spatial)
+            combine(spatial_mean(units), A, relu=False, summation=True)
             for units, A in zip(sums, last.activations, strict=True)
         ]
 
-    def maps(self, integral: Integral) -> list[Tensor]:
-        """The integrals themselves."""
+    def maps(self, integral: FinishedIntegral) -> list[Tensor]:
+        """The unit integrals themselves."""
         pairs = zip(integral.sums, integral.last.activations, strict=True)
         return [units.to(A.dtype) for units, A in pairs]
 
-    def delta(self, integral: Integral) -> list[Tensor]:
-        """Eq. 14: the sum of all I less y(1) - y(0)."""
+    def delta(self, integral: FinishedIntegral) -> list[Tensor]:
+        """Eq. 14: the sum of all unit integrals less y(1) - y(0)."""
         return completeness_error(*integral)
 
 
-class RSIGradCam(UnitIntegrals):
+class RSIGradCamIntegrand(ConductanceIntegrand):
     r"""
     The feature maps, weighted by their unit integrals (eq. 19-20 and 24).
 
     Args:
-        weighting (str): As in :meth:`LayerRSIGradCam.attribute`.
-        relu_attributions (bool): As there.
-        attr_dim_summation (bool): As there.
+        relu_attributions (bool): As in :meth:`LayerRSIGradCam.attribute`.
+            Default: True
+        attr_dim_summation (bool): As there. Default: True
+        weighting (str): As there. Default: ``signed``
     """
 
     def __init__(
         self,
-        weighting: Weighting = "signed",
+        *,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
+        weighting: Weighting = "signed",
     ) -> None:
         check_choice("weighting", weighting, WEIGHTINGS)
         check_flags(
@@ -86,9 +91,9 @@ class RSIGradCam(UnitIntegrals):
         self.weighting = weighting
         self.options = {"relu": relu_attributions, "summation": attr_dim_summation}
         # Integrals of rectified gradients do not add up to the output's growth.
-        self.complete = weighting != "positive_gradients"
+        self.counts_completeness = weighting != "positive_gradients"
 
-    def at_ends(self, interval: PathInterval) -> Pairs:
+    def values_at_ends(self, interval: PathInterval) -> Pairs:
         """Gradient times growth of A, the gradient rectified where that is asked."""
         if self.weighting != "positive_gradients":
             return interval.contributions
@@ -97,19 +102,16 @@ class RSIGradCam(UnitIntegrals):
             for growth, g0, g1 in interval.growth_and_gradients()
         ]
 
-    def maps(self, integral: Integral) -> list[Tensor]:
+    def maps(self, integral: FinishedIntegral) -> list[Tensor]:
         """Eq. 24: ReLU of the sum over k of w_k A^k(1)."""
         sums, first, last = integral
-        return [
-            combine(
-                pool(self._selected(units, A0, A1)),  # w, (n, K, 1, ...), eq. 19
-                A1,
-                **self.options,
-            )
-            for units, A0, A1 in zip(
-                sums, first.activations, last.activations, strict=True
-            )
-        ]
+        maps = []
+        for units, A0, A1 in zip(
+            sums, first.activations, last.activations, strict=True
+        ):
+            w = spatial_mean(self._selected(units, A0, A1))  # (n, K, 1, ...), eq. 19
+            maps.append(combine(w, A1, **self.options))
+        return maps
 
     def _selected(self, units: Tensor, A0: Tensor, A1: Tensor) -> Tensor:
         """What each unit gives to the weight of its channel."""
@@ -125,7 +127,7 @@ class RSIGradCam(UnitIntegrals):
     "rsi-grad-cam",
     colors={"baselines": "black"},
     several_layers=True,
-    small={"n_steps": 3},
+    test_arguments={"n_steps": 3},
     axioms={
         "dummy",
         "symmetry",
@@ -155,14 +157,15 @@ class LayerRSIGradCam(PathCamAttribution):
     all that the output depends on passes through the layer; of what a
     `reshape_transform` drops, such as a class token, the part is missing.
 
-    Where this class leaves the paper, and the switch that undoes it:
+    Differences from the paper:
 
     - The integral is approximated by the trapezoid rule, whose error falls with the
       square of `n_steps`. ``method="riemann_right"`` is eq. 18 as printed.
     - `tolerance`, and the rule ``logistic_trapezoid`` that comes with it, are this
       package's own.
-    - Sums over channels as eq. 24 says, where the authors' notebook takes means.
     - Returned maps are not normalized, so that they can be compared.
+
+    Channels are summed as eq. 24 says, where the authors' notebook takes their mean.
 
     Unlike Captum's LayerGradCam it rectifies maps by default, as the papers do
     (``relu_attributions=False`` keeps the signs).
@@ -190,7 +193,7 @@ class LayerRSIGradCam(PathCamAttribution):
         forward_func (Callable): The forward function of the model or any
             modification of it. The paper explains softmax outputs.
         layer (torch.nn.Module or list of torch.nn.Module): The layer whose
-            activations are mapped, or several that share one walk along the path. Of
+            activations are mapped, or several that share the points of one path. Of
             one that a pass uses more than once the last use counts, which brings a
             warning.
         device_ids (list of int, optional): Needed only where `forward_func` applies a
@@ -220,9 +223,9 @@ class LayerRSIGradCam(PathCamAttribution):
         target: TargetType = ..., additional_forward_args: object = ...,
         n_steps: int = ..., method: IntervalRule | None = ...,
         internal_batch_size: int | None = ...,
-        *, return_convergence_delta: Literal[False] = ...,
-        return_alphas: Literal[False] = ...,
+        return_convergence_delta: Literal[False] = ...,
         attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        *, return_alphas: Literal[False] = ...,
         relu_attributions: bool = ..., attr_dim_summation: bool = ...,
         weighting: Weighting = ...,
         tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
@@ -313,9 +316,9 @@ class LayerRSIGradCam(PathCamAttribution):
                 ends, mean (``riemann_trapezoid``), at its end (``riemann_right``,
                 eq. 18) or its start (``riemann_left``). ``logistic_trapezoid`` weighs
                 both ends by the probabilities there, which is far better than the mean
-                where the output is one; where the layer's gradients do not follow them
-                it takes the mean. Default: None, ``riemann_trapezoid``, or with a
-                `tolerance` ``logistic_trapezoid``
+                where the output is a probability; where the layer's gradients do not
+                follow it, it takes the mean. Default: None, ``riemann_trapezoid``, or
+                with a `tolerance` ``logistic_trapezoid``
             internal_batch_size (int, optional): Most points that go through the
                 network together, at least 1. Default: None, chosen by device and
                 input size; never all at once
@@ -323,7 +326,9 @@ class LayerRSIGradCam(PathCamAttribution):
                 returned as well. Default: False
             attribute_to_layer_input (bool): Whether the layer's input is mapped
                 instead of its output. Default: False
-            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`.
+            grad_kwargs (dict, optional): Passed to `torch.autograd.grad`, but that
+                ``allow_unused`` and ``materialize_grads`` stand for gradients of 0
+                where a tensor of the layer has none, which is an error otherwise.
             relu_attributions (bool): Whether maps are rectified. Default: True
             attr_dim_summation (bool): Whether channels are summed. Default: True
             weighting (str): How unit integrals become weights: their mean
@@ -368,22 +373,26 @@ class LayerRSIGradCam(PathCamAttribution):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        integrand = RSIGradCam(weighting, relu_attributions, attr_dim_summation)
-        request = PathRequest(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
-            tolerance,
-            path,
-            show_progress,
+        integrand = RSIGradCamIntegrand(
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            weighting=weighting,
         )
-        return self._answer(request, integrand, return_convergence_delta, return_alphas)
+        request = PathRequest(
+            inputs=inputs,
+            baselines=baselines,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            n_steps=n_steps,
+            internal_batch_size=internal_batch_size,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+            tolerance=tolerance,
+            path=path,
+            show_progress=show_progress,
+        )
+        extras = return_convergence_delta, return_alphas
+        return self._answer(request, integrand, method, extras)
 
     # fmt: off
     @overload
@@ -392,9 +401,9 @@ class LayerRSIGradCam(PathCamAttribution):
         target: TargetType = ..., additional_forward_args: object = ...,
         n_steps: int = ..., method: IntervalRule | None = ...,
         internal_batch_size: int | None = ...,
-        *, return_convergence_delta: Literal[False] = ...,
-        return_alphas: Literal[False] = ...,
+        return_convergence_delta: Literal[False] = ...,
         attribute_to_layer_input: bool = ..., grad_kwargs: dict[str, Any] | None = ...,
+        *, return_alphas: Literal[False] = ...,
         tolerance: float | None = ..., path: Path = ..., show_progress: bool = ...,
     ) -> Maps: ...
 
@@ -480,22 +489,20 @@ class LayerRSIGradCam(PathCamAttribution):
             True
         """
         request = PathRequest(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
-            tolerance,
-            path,
-            show_progress,
+            inputs=inputs,
+            baselines=baselines,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            n_steps=n_steps,
+            internal_batch_size=internal_batch_size,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+            tolerance=tolerance,
+            path=path,
+            show_progress=show_progress,
         )
-        return self._answer(
-            request, UnitIntegrals(), return_convergence_delta, return_alphas
-        )
+        extras = return_convergence_delta, return_alphas
+        return self._answer(request, ConductanceIntegrand(), method, extras)
 
     def has_convergence_delta(self) -> bool:
         """True: completeness of the unit integrals (eq. 14) can be checked."""
@@ -505,19 +512,17 @@ class LayerRSIGradCam(PathCamAttribution):
         self,
         request: PathRequest,
         integrand: Integrand,
-        return_convergence_delta: bool,
-        return_alphas: bool,
+        method: IntervalRule | None,
+        extras: tuple[bool, bool],
     ) -> Any:
-        """The integrand's maps, and what is to be returned with them."""
-        check_flags(
-            return_convergence_delta=return_convergence_delta,
-            return_alphas=return_alphas,
-        )
-        rule = checked_rule(request.method, INTERVAL_RULES, request.tolerance)
+        """The integrand's maps; with the `extras` delta and alphas behind them."""
+        with_delta, with_alphas = extras
+        check_flags(return_convergence_delta=with_delta, return_alphas=with_alphas)
+        rule = checked_rule(method, INTERVAL_RULES, request.tolerance)
         found = self._integrate(request, [integrand], rule)
         answers: list[Any] = [*found.maps]
-        if return_convergence_delta:
+        if with_delta:
             answers.append(self._format(found.deltas[0]))
-        if return_alphas:
+        if with_alphas:
             answers.append(found.alphas)
         return tuple(answers) if len(answers) > 1 else answers[0]

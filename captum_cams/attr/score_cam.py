@@ -57,8 +57,6 @@ class ScoreCam(OneLayerCamAttribution):
     "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
     CVPR Workshops 2020, https://arxiv.org/abs/1910.01279
 
-    Constructed as :class:`LayerRSIGradCam`, with a single layer.
-
     Examples::
 
         >>> from captum_cams.examples import shape_pictures, shapes_model
@@ -100,6 +98,9 @@ class ScoreCam(OneLayerCamAttribution):
                 map. The others are treated as if the layer did not have them.
                 Default: None, all of them
 
+            relu_attributions (bool): Whether maps are rectified, before they are
+                upsampled. Default: True
+
         Returns:
             *Tensor* of **maps** (N, 1, \*input spatial), detached, in units of the
             activations; a tuple of them for a tuple of inputs.
@@ -114,21 +115,23 @@ class ScoreCam(OneLayerCamAttribution):
                 "channel_fraction", channel_fraction, "(0, 1]", none=""
             )
         check_flags(relu_attributions=relu_attributions, show_progress=show_progress)
-        ends = check_inputs(inputs)
-        starts = check_baselines(baselines, ends)
-        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
+        inputs_tuple = check_inputs(inputs)
+        baselines_tuple = check_baselines(baselines, inputs_tuple)
+        output = TargetOutput(
+            self.forward_func, inputs_tuple, target, additional_forward_args
+        )
         evaluator = self._evaluator(output, attribute_to_layer_input)
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
 
         cams = []
         with tqdm(disable=not show_progress, unit="mask") as bar:
-            for batch in batches(ends, batch_size, starts):
+            for batch in batches(inputs_tuple, batch_size, baselines_tuple):
                 found = evaluator.activations(batch.inputs, batch.examples)
                 channels = single_tensor(found)
                 evaluator.check_masks()
                 if channel_fraction is not None:
                     channels = _most_varied(channels, channel_fraction)
-                bar.total = len(ends[0]) * (channels.shape[1] + 1)
+                bar.total = len(inputs_tuple[0]) * (channels.shape[1] + 1)
                 masks = min_max(channels)  # sets constant channels to 0
                 increases = masked_score_gains(
                     output, batch, masks, batch_size, bar, _enlarge
@@ -144,7 +147,7 @@ class ScoreCam(OneLayerCamAttribution):
                 )
         evaluator.warn_of_layer()
         cam = check_no_overflow(torch.cat(cams))  # (N, 1, *layer spatial)
-        maps = upsampled_to_inputs(cam, ends)
+        maps = upsampled_to_inputs(cam, inputs_tuple)
         return maps if isinstance(inputs, tuple) else maps[0]
 
 

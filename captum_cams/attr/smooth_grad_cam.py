@@ -14,7 +14,7 @@ from captum_cams._validation import (
     check_seed,
 )
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
-from captum_cams.attr._pooling import combine, divide, precise, total
+from captum_cams.attr._pooling import combine, divide, precise, spatial_sum
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import LayerEvaluator
 from captum_cams.masks import rounding
@@ -23,10 +23,10 @@ from captum_cams.target_output import Batch, TargetOutput, batches, rows_per_bat
 
 @register(
     "smooth-grad-cam-plus-plus",
-    log=True,
+    explains_log=True,
     several_layers=True,
-    seeded=lambda seed: {"seed": seed},
-    small={"nt_samples": 2},
+    seed_arguments=lambda seed: {"seed": seed},
+    test_arguments={"nt_samples": 2},
     axioms={
         "dummy",
         "symmetry",
@@ -59,8 +59,6 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
     Source: D. Omeiza, S. Speakman, C. Cintas, K. Weldermariam, "Smooth Grad-CAM++: An
     Enhanced Inference Level Visualization Technique for Deep Convolutional Neural
     Network Models", 2019, https://arxiv.org/abs/1908.01224
-
-    Constructed as :class:`LayerRSIGradCam`.
 
     Examples::
 
@@ -98,7 +96,7 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
             inputs (Tensor or tuple of Tensor): Examples to explain, N along the first
                 axis, of a floating dtype.
             nt_samples (int): n, the noisy copies. Default: 25
-            stdevs (float): Standard deviation of the noise, in the inputs' units.
+            stdevs (float): Standard deviation of the noise, in the inputs' scales.
                 Default: 0.3
             seed (int): Draws the noise; PyTorch's global generators are left alone.
                 Default: 0
@@ -118,29 +116,31 @@ class LayerSmoothGradCamPlusPlus(CamAttribution):
         check_flags(
             relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
         )
-        ends = check_inputs(inputs)
+        inputs_tuple = check_inputs(inputs)
         evaluator = self._evaluator(
-            TargetOutput(self.forward_func, ends, target, additional_forward_args),
+            TargetOutput(
+                self.forward_func, inputs_tuple, target, additional_forward_args
+            ),
             attribute_to_layer_input,
             grad_kwargs,
         )
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
         results = []
-        for batch in batches(ends, batch_size):
+        for batch in batches(inputs_tuple, batch_size):
             activations = evaluator.activations(batch.inputs, batch.examples)
             generator = torch.Generator().manual_seed(seed)
-            powers, units = _mean_powers(
+            powers, scales = _mean_powers(
                 evaluator, batch, nt_samples, stdevs, generator
             )
             results.append(
                 tuple(
                     combine(
-                        _weights(a, unit, *D),
+                        _weights(a, scale, *D),
                         a,
                         relu=relu_attributions,
                         summation=attr_dim_summation,
                     )
-                    for a, unit, D in zip(activations, units, powers, strict=True)
+                    for a, scale, D in zip(activations, scales, powers, strict=True)
                 )
             )
         maps = self._format_maps(evaluator, concatenate(results))
@@ -156,24 +156,24 @@ def _mean_powers(
     generator: torch.Generator,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """
-    D_1 to D_3 in units of each example's largest gradient, and these units.
+    D_1 to D_3 in scales of each example's largest gradient, and these scales.
 
     Cubes of gradients as they are would overflow, or vanish. For each tensor of the
     layer (3, n, K, ...) and (n, 1, ...).
     """
     powers: list[Tensor] = []
-    units: list[Tensor] = []
+    scales: list[Tensor] = []
     for _ in range(nt_samples):
         noisy = tuple(x + stdevs * _noise(x, generator) for x in batch.inputs)
         gradients = evaluator(noisy, batch.examples).gradients
-        units = units or [_largest(g) for g in gradients]
+        scales = scales or [_largest(g) for g in gradients]
         powers = powers or [
             g.new_zeros(3, *g.shape, dtype=precise(g)) for g in gradients
         ]
-        for D, g, unit in zip(powers, gradients, units, strict=True):
-            g = g / unit
+        for D, g, scale in zip(powers, gradients, scales, strict=True):
+            g = g / scale
             D += torch.stack([g, g**2, g**3]) / nt_samples  # (3, n, K, ...)
-    return powers, units
+    return powers, scales
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -188,9 +188,9 @@ def _largest(gradients: Tensor) -> Tensor:
     return torch.where(largest > 0, largest, 1)
 
 
-def _weights(A: Tensor, unit: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
+def _weights(A: Tensor, scale: Tensor, D1: Tensor, D2: Tensor, D3: Tensor) -> Tensor:
     """The alpha-weighted sum of the positive mean gradients, (n, K, 1, ...)."""
-    cubes = unit * total(A) * D3  # (n, K, *spatial)
+    cubes = scale * spatial_sum(A) * D3  # (n, K, *spatial)
     noise = rounding(torch.maximum(2 * D2, cubes.abs()))
     alphas = divide(D2, 2 * D2 + cubes, noise)
-    return unit * total(alphas * D1.relu())
+    return scale * spatial_sum(alphas * D1.relu())

@@ -46,8 +46,8 @@ _DILATION = 5  # pixels, so that a segment holds its edges
 @register(
     "xrai",
     colors={"black": "black", "white": "white"},
-    libraries={"skimage": "captum-cams[xrai]"},
-    small={"n_steps": 3, "scales": [50]},
+    optional_dependencies={"skimage": "captum-cams[xrai]"},
+    test_arguments={"n_steps": 3, "scales": [50]},
     homogeneity=0,
 )
 class Xrai(Attribution):
@@ -150,15 +150,17 @@ class Xrai(Attribution):
         _check_scales(scales)
         check_flags(show_progress=show_progress)
         felzenszwalb = _felzenszwalb()
-        ends = check_inputs(inputs)
-        pictures = _check_pictures(ends)
+        inputs_tuple = check_inputs(inputs)
+        pictures = _check_pictures(inputs_tuple)
         colors = [
-            check_baselines(color, ends, f"{name} baselines")[0]
+            check_baselines(color, inputs_tuple, f"{name} baselines")[0]
             for name, color in (("black", black), ("white", white))
         ]
         _check_black_and_white(*colors)
-        output = TargetOutput(self.forward_func, ends, target, additional_forward_args)
-        batch_size = rows_per_batch(ends, internal_batch_size)
+        output = TargetOutput(
+            self.forward_func, inputs_tuple, target, additional_forward_args
+        )
+        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
 
         maps = []
         for n in tqdm(range(len(pictures)), disable=not show_progress, unit="picture"):

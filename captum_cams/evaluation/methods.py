@@ -177,9 +177,9 @@ class ExplainTask(NamedTuple):
             options[limited] = min(method.arguments[limited].default, channels)
         options |= method.defaults
         options |= {key: self.colors[color] for key, color in method.colors.items()}
-        options |= {} if method.seeded is None else method.seeded(seed)
+        options |= {} if method.seed_arguments is None else method.seed_arguments(seed)
         options |= spec.arguments
-        forward = self.log_forward if method.log else self.forward
+        forward = self.log_forward if method.explains_log else self.forward
         cam = attribution(forward, *[layer] * method.has_layer, **built_with)
         return cam.attribute(self.inputs, target=self.targets, **options)
 

@@ -208,7 +208,7 @@ def _asked(settings: Settings, channels: int, model: Module) -> Asked:
 
 def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
     """Methods and metrics that cannot run here, each with the reason as a sentence."""
-    needs = {name: method.libraries for name, method in METHODS.items()}
+    needs = {name: method.optional_dependencies for name, method in METHODS.items()}
     for name, libraries in (needs | {RANDOMIZATION: _SANITY}).items():
         missing = [library for library in libraries if util.find_spec(library) is None]
         if missing:
