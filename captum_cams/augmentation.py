@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_cams._numerics import difference
 from captum_cams._validation import (
     check_callable,
     check_count,
@@ -17,7 +18,7 @@ from captum_cams._validation import (
 from captum_cams.attr.group_cam import GroupCam
 from captum_cams.baselines import blurred
 from captum_cams.blur import check_kernel
-from captum_cams.masks import blend, difference, spatial_axes
+from captum_cams.masks import blend, spatial_axes
 
 
 def _softmax(output: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_cams._numerics import precise
 from captum_cams._validation import (
     check_all_positive,
     check_baselines,
@@ -155,7 +156,7 @@ def uniform_noise(
         inputs.shape,
         generator=generator,
         device=generator.device,
-        dtype=torch.promote_types(inputs.dtype, torch.float32),
+        dtype=precise(inputs),
     )
     return _normalized(noise, mean, std, inputs)
 
@@ -260,7 +261,7 @@ def _descend(
 ) -> Tensor:
     """The inputs with the lowest loss among the steps of RMSprop from black."""
     # Small steps would be lost in half precision.
-    values = black.to(torch.promote_types(black.dtype, torch.float32), copy=True)
+    values = black.to(precise(black), copy=True)
     optimizer = torch.optim.RMSprop([values], lr=lr)
     best, lowest = black.clone(), torch.full((len(black),), torch.inf).to(values)
     for step in range(n_steps + 1):

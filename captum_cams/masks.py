@@ -12,32 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def rounding(magnitudes: Tensor) -> Tensor:
-    """
-    By how much numbers of such magnitudes may differ through rounding alone.
-
-    The last digits of a network's output for an example depend on the example's row in
-    the batch and on the batch's size. In trained and untrained networks of torchvision
-    the largest output changed by up to 70 times its dtype's machine epsilon. In half
-    precision, whose sums are taken in single precision, no output changed, so that
-    every difference counts.
-
-    Args:
-        magnitudes (Tensor): Of any shape: the largest number that went into each.
-
-    Returns:
-        *Tensor* of `magnitudes`' shape.
-    """
-    step = torch.finfo(magnitudes.dtype).eps
-    return magnitudes.abs() * (64 * step if step < 1e-4 else 0)
-
-
-def difference(after: Tensor, before: Tensor) -> Tensor:
-    """`after` less `before`, or 0 where rounding alone may explain the difference."""
-    increase = after - before
-    noise = rounding(torch.maximum(after.abs(), before.abs()))
-    return torch.where(increase.abs() > noise, increase, 0)
+from captum_cams._numerics import difference, precise
 
 
 def spatial_axes(tensor: Tensor) -> tuple[int, ...]:
@@ -82,7 +57,7 @@ def denoise(masks: Tensor, percentile: float) -> Tensor:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(precise(tensor))
 
 
 def min_max(masks: Tensor) -> Tensor:

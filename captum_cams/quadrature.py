@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_cams._numerics import precise
 from captum_cams._validation import check_choice, check_count
 
 Rule = Literal[
@@ -143,7 +144,7 @@ def interval_weights(
         return torch.ones_like(before), torch.zeros_like(before)
     if method == "riemann_right":
         return torch.zeros_like(before), torch.ones_like(before)
-    dtype = torch.promote_types(before.dtype, torch.float32)
+    dtype = precise(before)
     before, after = before.to(dtype), after.to(dtype)
     half = torch.full_like(before, 0.5)
     if method == "riemann_trapezoid":

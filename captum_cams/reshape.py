@@ -17,6 +17,15 @@ from torch import Tensor
 
 from captum_cams._nested import describe, find_tensors
 
+__all__ = [
+    "Transform",
+    "can_be_upsampled",
+    "channels_last",
+    "fits",
+    "fitting",
+    "vit_tokens",
+]
+
 Transform = Callable[..., Tensor]
 
 # The tokens of the patches follow at most so many others: a class token, a distillation

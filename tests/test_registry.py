@@ -341,6 +341,10 @@ class OfWholeModel(Attribution):
         (LayerHiResCam, {"limited_by_channels": "groups"}, ValueError, "whose default is an integer, got 'groups'"),
         (LayerHiResCam, {"limited_by_channels": "target"}, ValueError, "whose default is an integer, got 'target'"),
         (LayerHiResCam, {"axioms": {"dumy"}}, ValueError, "axioms must be of dummy, symmetry, "),
+        (LayerHiResCam, {"explains_log": "no"}, TypeError, "explains_log must be True or False, got 'no'"),
+        (LayerHiResCam, {"several_layers": 1}, TypeError, "several_layers must be True or False, got 1"),
+        (LayerHiResCam, {"homogeneity": "one"}, TypeError, "homogeneity must be an integer of at least 0, got 'one'"),
+        (LayerHiResCam, {"seed_arguments": 3}, TypeError, "seed_arguments must be a function, or None, got 3"),
         (LayerHiResCam, {"layers": 2}, TypeError, "unexpected keyword argument 'layers'"),
     ],
 )  # fmt: skip

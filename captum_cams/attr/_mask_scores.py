@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_cams._numerics import difference
 from captum_cams._validation import check_finite
-from captum_cams.masks import blend, difference, upsample
+from captum_cams.masks import blend, upsample
 from captum_cams.target_output import Batch, TargetOutput, outputs_in_batches
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType
+from captum_cams._numerics import difference, rounding
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -27,7 +28,6 @@ from captum_cams.attr.integrands import (
     completeness_error,
 )
 from captum_cams.layer_eval import LayerEvaluation
-from captum_cams.masks import difference, rounding
 from captum_cams.path import Path, checked, straight_line
 from captum_cams.path_eval import LayerPath
 from captum_cams.quadrature import IntervalRule

@@ -1,14 +1,9 @@
 """How activations and weights become maps: sums over space and over channels."""
 
-import torch
 from torch import Tensor
 
+from captum_cams._numerics import precise
 from captum_cams.masks import spatial_axes
-
-
-def precise(tensor: Tensor) -> torch.dtype:
-    """The dtype to sum in: at least single precision."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def spatial_sum(maps: Tensor) -> Tensor:
@@ -21,16 +16,6 @@ def spatial_mean(maps: Tensor) -> Tensor:
     r"""Mean over the spatial axes, (N, K, \*spatial) to (N, K, 1, ...)."""
     axes = spatial_axes(maps)
     return maps.mean(axes, keepdim=True, dtype=precise(maps)) if axes else maps
-
-
-def unsqueezed(values: Tensor, like: Tensor) -> Tensor:
-    """Values with further axes of 1, as many axes in all as `like` has."""
-    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
-
-
-def divide(numerator: Tensor | float, denominator: Tensor, noise: Tensor) -> Tensor:
-    """Their quotient, 0 where the denominator is no more than rounding leaves of 0."""
-    return torch.where(denominator.abs() <= noise, 0, numerator / denominator)
 
 
 def combine(weights: Tensor, maps: Tensor, *, relu: bool, summation: bool) -> Tensor:

@@ -8,17 +8,17 @@ from torch.nn import DataParallel
 from tqdm import tqdm
 
 from captum_cams._captum import TargetType, log_usage
+from captum_cams._numerics import divide, precise, rounding, unsqueezed
 from captum_cams._validation import check_flags, check_inputs
 from captum_cams.attr._cam import (
     OneLayerCamAttribution,
     check_no_overflow,
     single_tensor,
 )
-from captum_cams.attr._pooling import combine, divide, precise, unsqueezed
+from captum_cams.attr._pooling import combine
 from captum_cams.attr.registry import register
 from captum_cams.layer_ablation import outputs_without
 from captum_cams.layer_eval import LayerEvaluator
-from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, batches, rows_per_batch
 
 

@@ -7,17 +7,11 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
+from captum_cams._numerics import divide, precise, rounding
 from captum_cams._validation import check_flags, check_inputs
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
-from captum_cams.attr._pooling import (
-    combine,
-    divide,
-    precise,
-    spatial_mean,
-    spatial_sum,
-)
+from captum_cams.attr._pooling import combine, spatial_mean, spatial_sum
 from captum_cams.attr.registry import Axiom, register
-from captum_cams.masks import rounding
 from captum_cams.target_output import TargetOutput, batches, rows_per_batch
 
 # What all of them share: weights that a channel's own activations and gradients make.

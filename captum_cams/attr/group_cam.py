@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._numerics import unsqueezed
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -22,7 +23,7 @@ from captum_cams.attr._cam import (
     single_tensor,
 )
 from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_inputs
-from captum_cams.attr._pooling import spatial_mean, unsqueezed
+from captum_cams.attr._pooling import spatial_mean
 from captum_cams.attr.registry import register
 from captum_cams.baselines import blurred
 from captum_cams.blur import check_kernel

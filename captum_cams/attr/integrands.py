@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_cams.attr._pooling import precise, unsqueezed
+from captum_cams._numerics import precise, unsqueezed
 from captum_cams.layer_eval import LayerEvaluation
 from captum_cams.quadrature import IntervalRule, fitted_weights, interval_weights
 

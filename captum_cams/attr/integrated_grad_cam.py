@@ -6,10 +6,11 @@ from typing import Any, Literal, cast, overload
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._numerics import precise
 from captum_cams._validation import check_flags
 from captum_cams.attr._cam import Maps
 from captum_cams.attr._path_cam import PathCamAttribution, PathRequest, checked_rule
-from captum_cams.attr._pooling import combine, precise, spatial_sum
+from captum_cams.attr._pooling import combine, spatial_sum
 from captum_cams.attr.integrands import (
     FinishedIntegral,
     Integrand,

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from captum.attr import Attribution, LayerAttribution, LayerGradCam
 
+from captum_cams._validation import check_callable, check_count, check_flags
+
 Axiom = Literal[
     "dummy",
     "symmetry",
@@ -81,6 +83,15 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_class(self.attribution)
+        check_flags(
+            explains_log=self.explains_log,
+            several_layers=self.several_layers,
+            input_sized=self.input_sized,
+            gradients=self.gradients,
+        )
+        check_callable("seed_arguments", self.seed_arguments, optional=True)
+        if self.homogeneity is not None:
+            check_count("homogeneity", self.homogeneity, least=0)
         for argument in (*self.defaults, *self.colors, *self.test_arguments):
             if not self.takes(argument):
                 raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._numerics import precise
 from captum_cams._validation import (
     check_baselines,
     check_callable,
@@ -22,7 +23,6 @@ from captum_cams._validation import (
 )
 from captum_cams.attr._cam import TensorOrTuple, check_no_overflow
 from captum_cams.attr._mask_scores import masked_outputs
-from captum_cams.attr._pooling import precise
 from captum_cams.attr.registry import register
 from captum_cams.masks import random_cells, shifted
 from captum_cams.target_output import Batch, TargetOutput, rows_per_batch

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._numerics import difference, precise
 from captum_cams._validation import check_choice, check_flags
 from captum_cams.attr._cam import Maps
 from captum_cams.attr._path_cam import PathCamAttribution, PathRequest, checked_rule
-from captum_cams.attr._pooling import combine, precise, spatial_mean
+from captum_cams.attr._pooling import combine, spatial_mean
 from captum_cams.attr.integrands import (
     FinishedIntegral,
     Integrand,
@@ -20,7 +21,6 @@ from captum_cams.attr.integrands import (
 )
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import LayerEvaluation
-from captum_cams.masks import difference
 from captum_cams.path import Path, straight_line
 from captum_cams.quadrature import INTERVAL_RULES, IntervalRule
 

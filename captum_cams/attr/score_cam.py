@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_cams._captum import BaselineType, TargetType, log_usage
+from captum_cams._numerics import precise, unsqueezed
 from captum_cams._validation import (
     check_baselines,
     check_flags,
@@ -20,7 +21,7 @@ from captum_cams.attr._cam import (
     single_tensor,
 )
 from captum_cams.attr._mask_scores import masked_score_gains, upsampled_to_inputs
-from captum_cams.attr._pooling import combine, precise, unsqueezed
+from captum_cams.attr._pooling import combine
 from captum_cams.attr.registry import register
 from captum_cams.masks import min_max, upsample
 from captum_cams.target_output import TargetOutput, batches, rows_per_batch

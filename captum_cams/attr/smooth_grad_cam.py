@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
+from captum_cams._numerics import divide, precise, rounding
 from captum_cams._validation import (
     check_count,
     check_flags,
@@ -14,10 +15,9 @@ from captum_cams._validation import (
     check_seed,
 )
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
-from captum_cams.attr._pooling import combine, divide, precise, spatial_sum
+from captum_cams.attr._pooling import combine, spatial_sum
 from captum_cams.attr.registry import register
 from captum_cams.layer_eval import LayerEvaluator
-from captum_cams.masks import rounding
 from captum_cams.target_output import Batch, TargetOutput, batches, rows_per_batch
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captum_cams._captum import log_usage
-from captum_cams.masks import difference, spatial_axes, upsample
+from captum_cams._numerics import difference, precise
+from captum_cams.masks import spatial_axes, upsample
 
 _P = ParamSpec("_P")
 _R_co = TypeVar("_R_co", covariant=True)
@@ -70,7 +71,7 @@ def check_any_maps(attributions: object) -> Tensor:
             f"one example and one pixel, got shape {tuple(attributions.shape)}"
         )
     maps = attributions.detach().flatten(1)  # (N, pixels)
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return maps.to(precise(maps))
 
 
 def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:

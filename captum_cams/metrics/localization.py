@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from captum_cams._numerics import precise
 from captum_cams._validation import (
     check_count,
     check_number,
@@ -272,7 +273,7 @@ def pointing_accuracy(hits: Tensor, categories: Tensor) -> PointingAccuracy:
     names, indices, counts = torch.unique(
         categories.to(hits.device), return_inverse=True, return_counts=True
     )  # (C,), (N,), (C,)
-    hits = hits.to(torch.promote_types(hits.dtype, torch.float32))
+    hits = hits.to(precise(hits))
     sums = hits.new_zeros(len(names)).index_add_(0, indices, hits)  # (C,)
     accuracies = sums / counts
     return PointingAccuracy(names, accuracies, accuracies.mean())

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_cams._numerics import difference
 from captum_cams._validation import check_callable, check_number
-from captum_cams.masks import difference
 from captum_cams.metrics._metric import check_any_maps, metric, nan_where_broken
 
 
