@@ -10,13 +10,14 @@ from torch import Tensor
 
 from captum_cams._captum import BaselineType, TargetType
 from captum_cams._validation import check_number
-from captum_cams.masks import blend, descending_ranks, min_max
+from captum_cams.masks import blend, descending_ranks
 from captum_cams.metrics._faithfulness import Examples, check_examples
 from captum_cams.metrics._metric import metric, resized
+from captum_cams.metrics.stability import scaled
 
 
 @metric(higher_is_better=False)
-def average_drop(
+def average_drop(  # noqa: PLR0913
     forward_func: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...],
     attributions: Tensor | tuple[Tensor, ...],
@@ -25,6 +26,7 @@ def average_drop(
     target: TargetType = None,
     *,
     top_fraction: float | None = None,
+    eps: float | None = None,
     max_examples_per_batch: int | None = None,
 ) -> Tensor:
     r"""
@@ -63,6 +65,10 @@ def average_drop(
             examples or one for each. Default: None, for one output an example
         top_fraction (float, optional): Share of the pixels in (0, 1], rounded up to
             whole pixels; ties go to pixels that are read first. Default: None
+        eps (float, optional): Scales the map as :func:`normalize` does, which leaves
+            one dark whose range is close to `eps`: RSI-Grad-CAM's experiments have 1e-8
+            (eq. 26, section 4.3.2). Not with `top_fraction`. Default: None, to all of
+            [0, 1]
         max_examples_per_batch (int, optional): Most inputs that go through the
             network together, at least 1. Default: None, chosen by device and input
             size
@@ -96,13 +102,14 @@ def average_drop(
             default_baseline=torch.zeros_like,
         ),
         top_fraction,
+        eps,
     )
     drop = (at_inputs - at_explanations).clamp(min=0) / at_inputs  # (N,)
     return torch.where(at_inputs > 0, drop, torch.nan)
 
 
 @metric(higher_is_better=True)
-def increase_in_confidence(
+def increase_in_confidence(  # noqa: PLR0913
     forward_func: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...],
     attributions: Tensor | tuple[Tensor, ...],
@@ -111,6 +118,7 @@ def increase_in_confidence(
     target: TargetType = None,
     *,
     top_fraction: float | None = None,
+    eps: float | None = None,
     max_examples_per_batch: int | None = None,
 ) -> Tensor:
     r"""
@@ -149,6 +157,7 @@ def increase_in_confidence(
             default_baseline=torch.zeros_like,
         ),
         top_fraction,
+        eps,
     )
     # Both come from the same rows of batches of one size, so that they are equal to the
     # bit where the map hides nothing.
@@ -158,16 +167,21 @@ def increase_in_confidence(
 
 
 def _confidences(
-    examples: Examples, top_fraction: float | None
+    examples: Examples, top_fraction: float | None, eps: float | None
 ) -> tuple[Tensor, Tensor]:
     """Y at the inputs and O at the explanation maps, (N,) each."""
     if top_fraction is not None:
         top_fraction = check_number("top_fraction", top_fraction, "(0, 1]", none="")
+        if eps is not None:
+            raise ValueError(
+                "eps must be None with top_fraction, whose pixels are shown as they "
+                f"are, got {eps}"
+            )
     N = len(examples.inputs[0])
 
     def explanation(x: Tensor, baseline: Tensor, maps: Tensor) -> Tensor:
         m = resized(maps, x.shape[2:])  # (B, 1, *input spatial)
-        m = min_max(m) if top_fraction is None else _largest(m, top_fraction)
+        m = scaled(m, eps) if top_fraction is None else _largest(m, top_fraction)
         return blend(x, baseline, m.to(x.dtype))
 
     def inputs(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:

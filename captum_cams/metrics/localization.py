@@ -20,8 +20,9 @@ from captum_cams._validation import (
     kind_of,
     list_of,
 )
-from captum_cams.masks import descending_ranks, min_max
+from captum_cams.masks import descending_ranks
 from captum_cams.metrics._metric import check_map, metric, nan_where_broken, resized
+from captum_cams.metrics.stability import scaled
 
 Regions = Tensor | Sequence[Tensor]
 
@@ -129,6 +130,7 @@ def box_overlap(
     thresholds: float | Sequence[float] | Tensor,
     *,
     size: Sequence[int] | None = None,
+    eps: float | None = None,
 ) -> BoxOverlap:
     r"""
     Overlap of the region with the map above a threshold; higher is better.
@@ -147,6 +149,9 @@ def box_overlap(
         regions (Tensor or list of Tensor): Masks or boxes, as there.
         thresholds (float, sequence of float or Tensor): One in [0, 1], or T of them.
         size (sequence of int, optional): Height and width for boxes. Default: None
+        eps (float, optional): Scales the map as :func:`normalize` does (eq. 26), so
+            that one whose range is close to `eps` stays below thresholds. Default:
+            None, to all of [0, 1]
 
     Returns:
         **BoxOverlap** of *Tensors* iou, iob, ior, (N,), or (N, T) for a sequence.
@@ -166,7 +171,7 @@ def box_overlap(
     maps, inside = _maps_and_regions(attributions, regions, size)
     at = _check_thresholds(thresholds).to(maps)  # () or (T,)
     box = inside.flatten(2)  # (N, 1, pixels)
-    salient = min_max(maps).flatten(2) > at.view(-1, 1)  # (N, T, pixels)
+    salient = scaled(maps, eps).flatten(2) > at.view(-1, 1)  # (N, T, pixels)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
         share = part.sum(2).to(maps) / whole.sum(2)  # (N, T)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captum_cams._numerics import difference
 from captum_cams._validation import check_callable, check_number
+from captum_cams.masks import min_max
 from captum_cams.metrics._metric import check_any_maps, metric, nan_where_broken
 
 
@@ -48,6 +49,11 @@ def normalize(attributions: Tensor, eps: float = 1e-8) -> Tensor:
     extent = difference(high, low)  # (N, 1)
     scaled = torch.where(extent == 0, 0, (maps - low) / (extent + eps))
     return nan_where_broken(scaled, maps).view_as(attributions).to(attributions.dtype)
+
+
+def scaled(maps: Tensor, eps: float | None) -> Tensor:
+    """Maps scaled to [0, 1], exactly or by :func:`normalize`."""
+    return min_max(maps) if eps is None else normalize(maps, eps)
 
 
 @metric(higher_is_better=False)
