@@ -11,7 +11,8 @@ from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.datasets import DATASETS
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.methods import parse_method
-from captum_cams.evaluation.protocols import ALL_METRICS, PROTOCOLS
+from captum_cams.evaluation.metrics import METRICS
+from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.user_code import parse_call
 
 _DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
@@ -176,12 +177,12 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
         "--metrics",
         metavar="M1,M2",
         type=_names,
-        help=f"for all protocols: of {', '.join(ALL_METRICS)} (default: those of each "
+        help=f"for all protocols: of {', '.join(METRICS)} (default: those of each "
         "protocol)",
     )
     add(
         "--protocol",
-        choices=[*PROTOCOLS, "all"],
+        choices=[*PAPERS, "all"],
         default="all",
         help="the paper to follow (default: all)",
     )

@@ -32,7 +32,13 @@ FLOORS = [
     ["layer_capture"],
     ["layer_eval", "baselines"],
     ["path_eval", "layer_ablation", "metrics._metric"],
-    ["attr._pooling", "attr._cam", "attr._mask_scores", "metrics._faithfulness", "metrics.stability"],
+    [
+        "attr._pooling",
+        "attr._cam",
+        "attr._mask_scores",
+        "metrics._faithfulness",
+        "metrics.stability",
+    ],
     ["attr.integrands"],
     ["attr._path_cam"],
     # Other files hold further methods of its base class, or use their integrands.

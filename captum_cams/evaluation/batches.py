@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import Sample
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.methods import ExplainTask, MethodSpec
+from captum_cams.evaluation.metrics import MODES, RANDOMIZATION, Measured, measure
 from captum_cams.evaluation.networks import Network
+from captum_cams.evaluation.papers import PAPERS, Candidate
 from captum_cams.evaluation.plan import Plan
-from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION, Candidate
 from captum_cams.evaluation.records import Explained, Record, Value
-from captum_cams.metrics import randomization_check
+from captum_cams.metrics import pixel_energy, randomization_check
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def _examples(
             candidate = Candidate(
                 int(output.argmax()) == target,
                 sum(map(len, sample.boxes.values())),
-                protocols.box_share(boxes, plan.network.size),
+                _box_share(boxes, plan.network.size),
             )
-            wanting = [name for name in plan.asked if PROTOCOLS[name].wants(candidate)]
+            wanting = [name for name in plan.asked if PAPERS[name].wants(candidate)]
             probability = float(output[target])
             examples.append(_Example(index, image, boxes, target, probability, wanting))
     return examples, others
@@ -187,13 +187,13 @@ def _records_of_method(
         for wanted in dict.fromkeys(asked):
             group = [i for i, metrics in enumerate(asked) if metrics == wanted]
             chosen = [examples[i] for i in group]
-            found = protocols.measure(
-                wanted,
+            of_group = Measured.of(
                 _task(plan.network, chosen),
                 cams[torch.tensor(group, device=cams.device)],
                 [example.boxes for example in chosen],
             )
-            if RANDOMIZATION in wanted:
+            found = measure(wanted, of_group)
+            if any(key.startswith(RANDOMIZATION) for key in wanted):
                 few = [i for i in group if examples[i].index in plan.sanity]
                 checked = [examples[i] for i in few]
                 likeness = _randomized(plan, spec, number, checked, seed)
@@ -276,20 +276,28 @@ def _randomized(
         other = ExplainTask(network.forward, inputs, task.colors, targets)
         return other.explain(spec, [there], seed)[0]
 
-    likeness = randomization_check(
-        explain,
-        plan.network.model,
-        task.inputs,
-        task.targets,
-        layers=plan.run["randomized"],
-        seed=plan.seed,
-    )
-    return [
-        {
-            f"{RANDOMIZATION}.{similarity}": [
-                _number(float(of[similarity][i])) for of in likeness.values()
-            ]
-            for similarity in ("spearman", "ssim")
-        }
-        for i in range(len(examples))
-    ]
+    values: list[dict[str, Value]] = [{} for _ in examples]
+    for mode in MODES:
+        found = randomization_check(
+            explain,
+            plan.network.model,
+            task.inputs,
+            task.targets,
+            mode,
+            plan.run["randomized"],
+            seed=plan.seed,
+        )
+        for i, of_example in enumerate(values):
+            for similarity in ("spearman", "ssim"):
+                of_example[f"{RANDOMIZATION}.{mode}.{similarity}"] = [
+                    _number(float(of[similarity][i])) for of in found.values()
+                ]
+    return values
+
+
+def _box_share(boxes: Tensor, size: int) -> float:
+    """The pixels whose centers lie in the boxes, (n, 4), as a share of all."""
+    ones = torch.ones(1, size, size)
+    if not len(boxes):
+        return 0.0
+    return float(pixel_energy(ones, [boxes], size=(size, size)))

@@ -1,173 +1,440 @@
-"""What the papers compare: metrics, how these are named and written, ablations."""
+"""
+The papers' experiments as data: pictures, methods, metrics, tables, figures, settings.
+
+:data:`PAPERS` is what a run does and shows; :data:`SETTINGS` says where the papers
+print each number in it, or that it is our choice.
+"""
 
 import itertools
-import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from captum_cams import metrics
-from captum_cams.evaluation.records import Run
+from captum_cams.evaluation.metrics import (
+    CURVE_STEPS,
+    EPS,
+    MODES,
+    NORMALIZE_EPS,
+    RANDOMIZATION,
+    THRESHOLDS,
+    TOP,
+)
 
-AREAS = "insertion_auc", "deletion_auc", "overall"
+
+class Candidate(NamedTuple):
+    """A picture and one of the classes it shows, as its annotation says."""
+
+    right: bool
+    """Whether the network gives the class the highest output."""
+    boxes: int
+    """The number of boxes around objects of all classes."""
+    share: float
+    """The share of the picture's pixels in the boxes of the class."""
 
 
-class Paper(NamedTuple):
-    """What it measures, and on which pictures."""
+@dataclass(frozen=True)
+class Sweep:
+    """A method with several values of one of its arguments."""
+
+    method: str
+    argument: str
+    values: tuple[float, ...]
+    default: float
+    label: str
+
+    def labels(self, most: float = float("inf")) -> dict[float, str]:
+        """The method's name at each value up to `most`."""
+        return {
+            value: self.method
+            if value == self.default
+            else f"{self.method}({self.argument}={value:g})"
+            for value in self.values
+            if value <= most
+        }
+
+
+GROUPS = Sweep("group-cam", "groups", (1, 4, 8, 16, 32, 64, 128, 256), 32, "groups")
+PERCENTILES = Sweep(
+    "group-cam", "denoise_percentile", (*range(0, 100, 10),), 70, "theta, percentile"
+)
+SWEEPS = (GROUPS, PERCENTILES)
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table of means.
+
+    Args:
+        title (str): With the paper's number of it.
+        metrics (tuple of str): Keys of ``METRICS``.
+        rows (str): ``metrics``: one row a metric, ``at``: one for each number of the
+            one metric, ``classes``: one for each class and metric. Default: ``metrics``
+        sweep (Sweep, optional): Its values are the rows, the metrics the columns.
+        mean_over_classes (bool): Whether a row gives each class the same weight.
+        printed (dict): What the paper prints, by network, metric and method, in the
+            units of the table.
+    """
 
     title: str
+    metrics: tuple[str, ...]
+    rows: Literal["metrics", "at", "classes"] = "metrics"
+    sweep: Sweep | None = None
+    mean_over_classes: bool = False
+    printed: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    A figure of the numbers.
+
+    Args:
+        kind (str): How :mod:`captum_cams.evaluation.figures` draws it.
+        stem (str): Of its file.
+        number (str): Such as "Fig. 13".
+        metrics (tuple of str): Keys of ``METRICS``.
+        caption (str): What it shows.
+        layer (int, optional): 1 for the last layer of the run, 2 for the one before.
+            Default: None, for all
+        sweep (Sweep, optional): Whose values are on the x axis.
+    """
+
+    kind: Literal["boxes", "dark", "rolling", "curves", "sweep", "sanity"]
+    stem: str
+    number: str
+    metrics: tuple[str, ...]
+    caption: str
+    layer: int | None = None
+    sweep: Sweep | None = None
+
+
+@dataclass(frozen=True)
+class Paper:
+    """
+    What a paper does.
+
+    Args:
+        title (str): Its method.
+        wants (Callable): Whether it takes a picture.
+        pictures (str): The same in words.
+        methods (tuple of str): What it compares, as ``parse_method`` reads them.
+        ranked_by (str): The metric by which maps are best, typical or worst.
+        tables (tuple of Table): Its tables.
+        figures (tuple of Figure): Its figures.
+    """
+
+    title: str
+    wants: Callable[[Candidate], bool]
     pictures: str
-    metrics: Sequence[str]
-    by_class: Sequence[str] = ()
+    methods: tuple[str, ...]
+    ranked_by: str
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that its tables and figures show."""
+        shown = [one.metrics for one in self.tables]
+        shown += [one.metrics for one in self.figures]
+        return tuple(dict.fromkeys(itertools.chain(*shown)))
 
 
-_LOCALIZATION = (  # Integrated Grad-CAM, Table 1, over all and by class
+_RSI = "rsi-grad-cam(weighting='selected')"
+_DROP, _INCREASE = "average_drop(eps=1e-08)", "increase_in_confidence(eps=1e-08)"
+_ENERGY = "pixel_energy(normalize)"
+_OVERLAP = tuple(f"box_overlap.{ratio}" for ratio in ("iou", "iob", "ior"))
+_TABLE_1 = (  # of Integrated Grad-CAM
     "pixel_energy",
     "bbox_score",
     "average_drop(top_fraction=0.15)",
     "increase_in_confidence(top_fraction=0.15)",
 )
-PAPERS = {
+_AREAS = ("insertion_auc", "deletion_auc", "overall")
+
+
+def _printed(
+    methods: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]
+) -> dict[str, dict[str, float]]:
+    return {key: dict(zip(methods, row, strict=True)) for key, row in rows.items()}
+
+
+_IGC_METHODS = ("grad-cam", "grad-cam-plus-plus", "integrated-grad-cam")
+_GROUP_METHODS = (
+    "grad-cam",
+    "grad-cam-plus-plus",
+    "rise",
+    "xrai",
+    "score-cam",
+    "group-cam",
+)
+
+PAPERS: dict[str, Paper] = {
     "rsi": Paper(
         "RSI-Grad-CAM",
+        lambda one: one.right and one.boxes == 1 and 0 < one.share < 0.5,
         "those that the network gets right, with one box that covers less than half "
         "of the picture (section 4.3.1)",
+        ("positive-grad-cam", "integrated-grad-cam", _RSI),
+        _DROP,
         (
-            "heatmap_mean",
-            "heatmap_mean(normalize)",
-            "average_drop",
-            "increase_in_confidence",
-            "pixel_energy",
-            "box_overlap.iou",
-            "box_overlap.iob",
-            "box_overlap.ior",
-            "dark_heatmaps",
-            "dark_heatmaps.probability",
+            Table(
+                "Numerical stability (Fig. 13-14)",
+                ("heatmap_mean", "heatmap_mean(normalize)"),
+            ),
+            Table(
+                "Faithfulness and localization (Fig. 16, 17, 19)",
+                (_DROP, _INCREASE, _ENERGY),
+            ),
+            Table("Overlap of box and map (Fig. 20, 21): IoU", _OVERLAP[:1], "at"),
+            Table("Overlap of box and map (Fig. 20, 21): IoB", _OVERLAP[1:2], "at"),
+            Table("Overlap of box and map (Fig. 20, 21): IoR", _OVERLAP[2:], "at"),
+            Table("Dark heat maps by eps (Fig. 15)", ("dark_heatmaps",), "at"),
+            Table(
+                "Mean probability of pictures with a dark map, by eps (Fig. 15)",
+                ("dark_heatmaps.probability",),
+                "at",
+            ),
+        ),
+        (
+            Figure(
+                "boxes",
+                "rsi-heatmap-means-before",
+                "Fig. 13",
+                ("heatmap_mean",),
+                "Heat-map means before normalizing",
+            ),
+            Figure(
+                "boxes",
+                "rsi-heatmap-means-after",
+                "Fig. 14",
+                ("heatmap_mean(normalize)",),
+                "Heat-map means after normalizing",
+            ),
+            Figure(
+                "dark",
+                "rsi-dark-heatmaps",
+                "Fig. 15",
+                ("dark_heatmaps", "dark_heatmaps.probability"),
+                "Number of dark heat maps against eps, and the mean probability of "
+                "their pictures",
+            ),
+            Figure(
+                "rolling",
+                "rsi-confidence-last",
+                "Fig. 16",
+                (_DROP, _INCREASE),
+                "Average drop and increase in confidence at the last block",
+                1,
+            ),
+            Figure(
+                "rolling",
+                "rsi-confidence-before-last",
+                "Fig. 17",
+                (_DROP, _INCREASE),
+                "Average drop and increase in confidence at the block before the last",
+                2,
+            ),
+            Figure(
+                "rolling",
+                "rsi-energy",
+                "Fig. 19",
+                (_ENERGY,),
+                "Energy in the box",
+            ),
+            Figure(
+                "rolling",
+                "rsi-overlap-last",
+                "Fig. 20",
+                _OVERLAP,
+                "Overlap of box and map above a threshold at the last block",
+                1,
+            ),
+            Figure(
+                "rolling",
+                "rsi-overlap-before-last",
+                "Fig. 21",
+                _OVERLAP,
+                "Overlap of box and map above a threshold at the block before the last",
+                2,
+            ),
         ),
     ),
     "igc": Paper(
         "Integrated Grad-CAM",
+        lambda one: one.share > 0,
         "those with boxes",
-        _LOCALIZATION,
-        by_class=_LOCALIZATION,
+        _IGC_METHODS,
+        "pixel_energy",
+        (
+            Table(
+                "Localization and faithfulness (Table 1)",
+                _TABLE_1,
+                printed={
+                    "VGG-16": _printed(
+                        _IGC_METHODS,
+                        {
+                            _TABLE_1[0]: (55.44, 46.29, 55.94),
+                            _TABLE_1[1]: (51.7, 55.59, 55.6),
+                            _TABLE_1[2]: (49.47, 60.63, 47.96),
+                            _TABLE_1[3]: (31.08, 23.89, 31.47),
+                        },
+                    ),
+                    "ResNet-50": _printed(
+                        _IGC_METHODS,
+                        {
+                            _TABLE_1[0]: (60.08, 47.78, 60.41),
+                            _TABLE_1[1]: (60.25, 58.66, 61.94),
+                            _TABLE_1[2]: (35.80, 41.77, 34.49),
+                            _TABLE_1[3]: (36.58, 32.15, 36.84),
+                        },
+                    ),
+                },
+            ),
+            Table("Table 1 by class", _TABLE_1, "classes"),
+        ),
+        (),
     ),
     "group-cam": Paper(
         "Group-CAM",
+        lambda one: True,
         "all",
+        _GROUP_METHODS,
+        "overall",
         (
-            "insertion_auc",
-            "deletion_auc",
-            "overall",
-            "pointing_game",
-            "insertion_curve",
-            "deletion_curve",
-            "randomization_check.spearman",
-            "randomization_check.ssim",
+            Table(
+                "Insertion and deletion (Table 1)",
+                _AREAS,
+                printed={
+                    "VGG-19": _printed(
+                        _GROUP_METHODS,
+                        {
+                            "insertion_auc": (63.06, 62.38, 63.76, 53.36, 64.75, 64.91),
+                            "deletion_auc": (11.97, 12.43, 11.91, 10.90, 11.47, 11.29),
+                            "overall": (51.09, 49.95, 51.85, 42.46, 53.28, 53.62),
+                        },
+                    )
+                },
+            ),
+            Table("Group-CAM by number of groups (Table 2)", _AREAS, sweep=GROUPS),
+            Table(
+                "Group-CAM by de-noising percentile theta (Fig. 5)",
+                _AREAS,
+                sweep=PERCENTILES,
+            ),
+            Table(
+                "Pointing game by class (Table 4)",
+                ("pointing_game",),
+                "classes",
+                mean_over_classes=True,
+                printed={
+                    "ResNet-50": _printed(
+                        _GROUP_METHODS,
+                        {"pointing_game": (56.7, 57.2, 54.3, 55.1, 51.0, 57.5)},
+                    )
+                },
+            ),
+            *(
+                Table(
+                    f"Sanity check, {mode} randomization (Fig. 6): {name}",
+                    (f"{RANDOMIZATION}.{mode}.{key}",),
+                    "at",
+                )
+                for mode in MODES
+                for key, name in (("spearman", "Spearman"), ("ssim", "SSIM"))
+            ),
         ),
-        ("pointing_game",),
+        (
+            Figure(
+                "curves",
+                "group-cam-curves",
+                "Fig. 4",
+                ("insertion_curve", "deletion_curve"),
+                "Mean insertion and deletion curves",
+            ),
+            Figure(
+                "sweep",
+                "group-cam-groups",
+                "Table 2",
+                _AREAS,
+                "Group-CAM by number of groups",
+                sweep=GROUPS,
+            ),
+            Figure(
+                "sweep",
+                "group-cam-theta",
+                "Fig. 5",
+                _AREAS,
+                "Group-CAM by de-noising percentile theta",
+                sweep=PERCENTILES,
+            ),
+            *(
+                Figure(
+                    "sanity",
+                    f"group-cam-sanity-{mode}-{key}",
+                    "Fig. 6",
+                    (f"{RANDOMIZATION}.{mode}.{key}",),
+                    f"Sanity check, {mode} randomization: {name} of the maps before "
+                    "and after layers lose their weights",
+                )
+                for mode in MODES
+                for key, name in (("spearman", "Spearman"), ("ssim", "SSIM"))
+            ),
+        ),
     ),
 }
 
-
-class Style(NamedTuple):
-    """A metric's name in a table, and how its numbers are written."""
-
-    label: str
-    form: str = ".2f"
-    scale: float = 100
-    unit: str = "%"
-
-    @property
-    def text(self) -> str:
-        """Name and unit."""
-        return f"{self.label}, {self.unit}" if self.unit else self.label
+FOR_SHAPES = {"rise": "rise(n_masks=500)"}
+"""What is done instead with the package's own pictures, so that it takes minutes."""
+SANITY_OF = ("grad-cam", "group-cam")
+"""Methods that are explained again for each randomized layer; others where asked."""
 
 
-STYLES = {
-    "heatmap_mean": Style("heat-map mean before normalizing", ".3g", 1, ""),
-    "heatmap_mean(normalize)": Style("heat-map mean after normalizing", ".3f", 1, ""),
-    "average_drop": Style("average drop"),
-    "increase_in_confidence": Style("increase in confidence"),
-    "pixel_energy": Style("EBPG"),
-    "box_overlap.iou": Style("IoU"),
-    "box_overlap.iob": Style("IoB"),
-    "box_overlap.ior": Style("IoR"),
-    "dark_heatmaps": Style("dark heat maps"),
-    "dark_heatmaps.probability": Style("mean probability where dark", ".3f", 1, ""),
-    "bbox_score": Style("Bbox"),
-    "average_drop(top_fraction=0.15)": Style("Drop"),
-    "increase_in_confidence(top_fraction=0.15)": Style("Increase"),
-    "insertion_auc": Style("insertion", ".1f"),
-    "deletion_auc": Style("deletion", ".1f"),
-    "overall": Style("over-all", ".1f"),
-    "pointing_game": Style("pointing game", ".1f"),
-    "randomization_check.spearman": Style("Spearman", ".3f", 1, ""),
-    "randomization_check.ssim": Style("SSIM", ".3f", 1, ""),
-    "seconds": Style("time", ".3g", 1, "s"),
-}
-_NO_DIRECTION = ("heatmap_mean(normalize)", "dark_heatmaps.probability")
+class Setting(NamedTuple):
+    """A number or choice of the experiments, and where a paper has it."""
+
+    paper: str
+    what: str
+    value: object
+    source: str
+    """Where the paper prints it, or "our choice", and why."""
 
 
-def higher_is_better(metric: str) -> bool | None:
-    """The direction of a record's metric; None where neither is better."""
-    if metric == "seconds":
-        return False
-    if metric in _NO_DIRECTION:
-        return None
-    function = getattr(metrics, re.split(r"[.(]", metric)[0])
-    better: bool = function.higher_is_better
-    return better
+OUR_CHOICE = "our choice"
 
-
-def arrow(metric: str) -> str:
-    """The direction as papers show it."""
-    return {True: " ↑", False: " ↓", None: ""}[higher_is_better(metric)]
-
-
-def metric_parameters(run: Run, metric: str) -> Sequence[float | str | None]:
-    """What each value of a metric belongs to; None alone where there is one value."""
-    if metric.startswith("dark_heatmaps"):
-        return run["eps"]
-    if metric.startswith("box_overlap"):
-        return run["thresholds"]
-    if metric.startswith("randomization_check"):
-        return run["randomized"]
-    if metric.endswith("_curve"):
-        steps = run["curve_steps"]
-        return [step / steps for step in range(steps + 1)]  # share of the pixels
-    return [None]
-
-
-def extra_metrics(run: Run, protocol: str) -> list[str]:
-    """Metrics that were asked for besides those of the protocol's paper."""
-    asked: Any = run["settings"].get("metrics") or ()
-    every = itertools.chain(*(paper.metrics for paper in PAPERS.values()))
-    return [
-        metric
-        for metric in dict.fromkeys(every)
-        if metric not in PAPERS[protocol].metrics
-        and (metric in asked or metric.split(".")[0] in asked)
-    ]
-
-
-def ablation_methods(run: Run, argument: str) -> dict[float, str]:
-    """Group-CAM's names by the value of an argument, ascending; two at least."""
-    found: dict[float, str] = {}
-    default = {"groups": 32, "denoise_percentile": 70}[argument]
-    for method in run["methods"].get("group-cam", ()):
-        if match := re.fullmatch(rf"group-cam\({argument}=([\d.]+)\)", method):
-            found[float(match[1])] = method
-        elif method == "group-cam":
-            found.setdefault(default, method)
-    return dict(sorted(found.items())) if len(found) > 1 else {}
-
-
-def compared_methods(run: Run, protocol: str) -> list[str]:
-    """Methods that are compared with each other: all but ablations."""
-    compared = run["methods"][protocol]
-    if protocol == "group-cam":
-        points = [
-            ablation_methods(run, name) for name in ("groups", "denoise_percentile")
-        ]
-        ablated = {name for of in points for name in of.values()} - {"group-cam"}
-        compared = [name for name in compared if name not in ablated]
-    return compared
+SETTINGS = (
+    Setting("rsi", "eps of eq. 26", NORMALIZE_EPS, "section 4.3.2"),
+    Setting("rsi", "eps of Fig. 15", EPS, f"{OUR_CHOICE}: its range is not printed"),
+    Setting(
+        "rsi",
+        "thresholds of Fig. 20-21",
+        THRESHOLDS,
+        f"{OUR_CHOICE}: they are not printed",
+    ),
+    Setting("rsi", "weighting", "selected", "section 4.1"),
+    Setting("rsi", "Grad-CAM", "positive-grad-cam", "eq. 2, section 4.1"),
+    Setting("rsi", "methods", PAPERS["rsi"].methods, "section 4.1"),
+    Setting("rsi", "pictures", PAPERS["rsi"].pictures, "section 4.3.1"),
+    Setting("rsi", "baseline", "black", "section 4.2"),
+    Setting("rsi", "n_steps", 50, f"{OUR_CHOICE}: authors' notebook"),
+    Setting("rsi", "window of rolling means", 1000, "Fig. 16"),
+    Setting("igc", "share of pixels of drop and increase", TOP, "eq. 7-8"),
+    Setting("igc", "methods", PAPERS["igc"].methods, "Table 1"),
+    Setting("igc", "n_steps", 50, "section 4"),
+    Setting("igc", "baseline", "black", "its method's section"),
+    Setting("group-cam", "share of pixels a step", 1 / CURVE_STEPS, "section 4.3"),
+    Setting("group-cam", "baseline of both curves", "blurred", "section 4.3"),
+    Setting("group-cam", "blur", (51, 50), f"{OUR_CHOICE}: authors' code"),
+    Setting("group-cam", "methods", PAPERS["group-cam"].methods, "Table 1"),
+    Setting("group-cam", "groups", GROUPS.values, "Table 2"),
+    Setting("group-cam", "theta", PERCENTILES.values, f"{OUR_CHOICE}: Fig. 5 has axes"),
+    Setting("group-cam", "tolerance of the pointing game", 0, "section 4.4"),
+    Setting("group-cam", "sanity check", MODES, "section 4.5"),
+    Setting(
+        "group-cam",
+        "similarity of the sanity check",
+        ("Spearman", "SSIM"),
+        f"{OUR_CHOICE}: section 4.5 shows pictures alone",
+    ),
+    Setting("group-cam", "masks of RISE", 4000, f"{OUR_CHOICE}: not printed"),
+)

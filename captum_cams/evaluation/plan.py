@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata, util
@@ -17,13 +17,20 @@ from torch.nn import Module, Sequential
 from captum_cams import __version__
 from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
-from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import MethodSpec, check_transforms, parse_method
+from captum_cams.evaluation.metrics import (
+    CURVE_STEPS,
+    EPS,
+    METRICS,
+    RANDOMIZATION,
+    THRESHOLDS,
+    find_metrics,
+)
 from captum_cams.evaluation.networks import Network, transform_name
-from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION
+from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
@@ -157,11 +164,15 @@ def _run(
         network=network.name,
         pictures=pictures,
         methods={name: [*of] for name, of in asked.items()},
+        metrics={
+            name: [*dict.fromkeys(itertools.chain(*of.values()))]
+            for name, of in asked.items()
+        },
         layers=[info.name for info in layers],
         classes=list(network.classes) if named else [],
-        eps=protocols.EPS,
-        thresholds=protocols.THRESHOLDS,
-        curve_steps=protocols.CURVE_STEPS,
+        eps=EPS,
+        thresholds=THRESHOLDS,
+        curve_steps=CURVE_STEPS,
         randomized=_stages(network.model) if _is_asked(RANDOMIZATION, asked) else [],
         versions={
             "captum_cams": __version__,
@@ -174,35 +185,45 @@ def _run(
 
 def _asked(settings: Settings, channels: int, model: Module) -> Asked:
     """For each protocol its methods, and the metrics of each."""
-    methods, metrics = settings.methods, settings.metrics
-    protocols.check_metrics(metrics or ())
-    names = [*PROTOCOLS] if settings.protocol == "all" else [settings.protocol]
-    asked: Asked = {}
-    for name in names:
-        usual = PROTOCOLS[name]
-        chosen = methods or usual.methods
-        if settings.dataset == "shapes" and methods is None:
-            chosen = [protocols.FOR_SHAPES.get(text, text) for text in chosen]
-        labels = [parse_method(text).label for text in chosen]
-        wanted = [*(metrics or usual.metrics)]
-        asked[name] = dict.fromkeys(labels, wanted)
-        if methods is None and metrics is None:
-            slow = [label for label in labels if label not in protocols.SANITY_OF]
-            asked[name] |= dict.fromkeys(slow, _leave_out(RANDOMIZATION, wanted))
-        of_ablations = [m for m in wanted if m in protocols.OF_ABLATIONS]
-        if name == "group-cam" and methods is None and of_ablations:
-            labels = protocols.ablations(channels)
-            asked[name] |= dict.fromkeys(labels, of_ablations)
+    chosen = None if settings.metrics is None else find_metrics(settings.metrics)
+    names = [*PAPERS] if settings.protocol == "all" else [settings.protocol]
+    asked = {name: _of_paper(name, settings, chosen, channels) for name in names}
+    sanity = [key for key in METRICS if key.startswith(RANDOMIZATION)]
     if not settings.sanity_pictures:
-        asked = _without(RANDOMIZATION, asked)
-    by_name = {parse_method(text).name for text in methods or ()} | {*(metrics or ())}
+        asked = _without(sanity, asked)
+    named = {parse_method(text).name for text in settings.methods or ()}
+    named |= {*(settings.metrics or ())}
     for name, need in _missing_requirements(model):
-        if _without(name, asked) == asked:
+        kept = _without(sanity if name == RANDOMIZATION else [name], asked)
+        if kept == asked:
             continue
-        if name in by_name:
+        if name in named:
             raise UserError(need)
         warn(f"{need}, and without it is left out")
-        asked = _without(name, asked)
+        asked = kept
+    return asked
+
+
+def _of_paper(
+    protocol: str, settings: Settings, chosen: Sequence[str] | None, channels: int
+) -> dict[str, Sequence[str]]:
+    """The methods of a paper, or those that were asked for, and their metrics."""
+    paper, methods = PAPERS[protocol], settings.methods or PAPERS[protocol].methods
+    if settings.dataset == "shapes" and settings.methods is None:
+        methods = [FOR_SHAPES.get(text, text) for text in methods]
+    labels = [parse_method(text).label for text in methods]
+    wanted = list(paper.metrics if chosen is None else chosen)
+    asked: dict[str, Sequence[str]] = dict.fromkeys(labels, wanted)
+    if settings.methods is None and chosen is None:
+        quick = [key for key in wanted if not key.startswith(RANDOMIZATION)]
+        asked |= {label: quick for label in labels if label not in SANITY_OF}
+    if settings.methods is None:
+        for table in paper.tables:
+            swept = [key for key in table.metrics if key in wanted]
+            if table.sweep is not None and swept:
+                most = channels if table.sweep is GROUPS else math.inf
+                for label in table.sweep.labels(most).values():
+                    asked.setdefault(label, swept)
     return asked
 
 
@@ -225,24 +246,21 @@ def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
                 return
 
 
-def _without(name: str, asked: Asked) -> Asked:
-    """The plan with a method or metric taken out."""
+def _without(names: Collection[str], asked: Asked) -> Asked:
+    """The plan with methods or metrics taken out."""
     return {
         protocol: {
-            label: _leave_out(name, metrics)
+            label: [key for key in metrics if key not in names]
             for label, metrics in of.items()
-            if label.partition("(")[0] != name
+            if label.partition("(")[0] not in names
         }
         for protocol, of in asked.items()
     }
 
 
-def _leave_out(name: str, metrics: Sequence[str]) -> list[str]:
-    return [metric for metric in metrics if metric != name]
-
-
 def _is_asked(metric: str, asked: Asked) -> bool:
-    return any(metric in names for of in asked.values() for names in of.values())
+    keys = itertools.chain(*(of.values() for of in asked.values()))
+    return any(key.startswith(metric) for key in itertools.chain(*keys))
 
 
 def _digest(model: Module) -> str:

@@ -1,14 +1,13 @@
 """What the figures of an evaluation share: panels, lines of means, one legend."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from captum_cams.evaluation.papers import STYLES, arrow
-from captum_cams.evaluation.records import Run
+from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.summary import Array, Mean
 
 # Okabe and Ito's colors without the yellow, which white paper swallows; styles of
@@ -21,9 +20,9 @@ _ACROSS = 4  # panels
 _LEGEND = 2.1  # inches of a column
 
 
-def line_style(run: Run, protocol: str, method: str) -> dict[str, Any]:
-    """The same in every figure of a protocol."""
-    number = run["methods"][protocol].index(method)
+def line_style(methods: Sequence[str], method: str) -> dict[str, Any]:
+    """The same in every figure of these methods."""
+    number = methods.index(method)
     return {
         "color": COLORS[number % len(COLORS)],
         "linestyle": LINES[number % len(LINES)],
@@ -75,7 +74,7 @@ def layer_title(layer: str) -> str:
 
 def axis_label(metric: str) -> str:
     """The metric with its unit and the better direction."""
-    return STYLES[metric].text + arrow(metric)
+    return METRICS[metric].text
 
 
 def draw_line(
@@ -96,12 +95,3 @@ def draw_line(
         x, y - 2 * errors, y + 2 * errors, color=style["color"], alpha=0.1
     )
     return True
-
-
-def panel_each_layer(
-    layers: Sequence[str], draw: Callable[[Axes, str], bool]
-) -> tuple[Figure, list[Axes], bool]:
-    """A panel for each layer, and whether anything was drawn in one of them."""
-    figure, axes = panels([layer_title(layer) for layer in layers], across=3)
-    drawn = [draw(one, layer) for one, layer in zip(axes, layers, strict=True)]
-    return figure, axes, any(drawn)

@@ -116,8 +116,10 @@ class Run(TypedDict):
     methods: dict[str, list[str]]
     """For each protocol of the run its methods, ablations last, in the order of the
     tables."""
+    metrics: dict[str, list[str]]
+    """For each protocol of the run the keys of its metrics."""
     layers: list[str]
-    """Dotted names."""
+    """Dotted names, from the input to the output."""
     classes: list[str]
     """Names of the model's outputs; empty where unknown."""
     eps: list[float]

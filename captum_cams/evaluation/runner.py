@@ -15,9 +15,9 @@ from captum_cams.evaluation.batches import explain_again, explain_batch
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.networks import load_network, load_transform
+from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.processes import Team, one_thread, processes, seeded
-from captum_cams.evaluation.protocols import PROTOCOLS
 from captum_cams.evaluation.results import (
     Records,
     Writer,
@@ -153,7 +153,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_colors("std", std)
     size = optional_count("size", size)
     check_flags(show_progress=show_progress)
-    check_choice("protocol", protocol, ("all", *PROTOCOLS))
+    check_choice("protocol", protocol, ("all", *PAPERS))
     settings = Settings(
         dataset=dataset,
         root=resolved("root", root),
@@ -246,5 +246,5 @@ def _summarize(folder: Path, plan: Plan, records: Records) -> None:
         raise UserError(f"no picture could be explained; of the first: {reason}")
     summary = Summary(records.run, records)
     tables.write(folder, summary)
-    figures.write(folder, summary, records)
-    report.write(folder, summary, records, partial(explain_again, plan))
+    drawings = figures.write(folder, summary, records)
+    report.write(folder, summary, records, drawings, partial(explain_again, plan))

@@ -6,19 +6,22 @@ Equal records in their order give equal numbers, to the bit.
 
 import itertools
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap  # type: ignore[attr-defined]
 
-from captum_cams.evaluation.papers import PAPERS, extra_metrics, metric_parameters
-from captum_cams.evaluation.records import Explained, Record, Run, Value
+from captum_cams.evaluation.metrics import ABSENT, METRICS, value_of
+from captum_cams.evaluation.papers import PAPERS
+from captum_cams.evaluation.records import Explained, Record, Run
 
 Array = NDArray[np.float64]
 
-_ABSENT = math.inf  # what a record does not have, where NaN is a value without meaning
+_RESAMPLES = 2000  # of the bootstrap
 
 
 class Mean(NamedTuple):
@@ -28,6 +31,19 @@ class Mean(NamedTuple):
     standard_error: float | None
     number: int
     missing: int = 0
+
+
+class Difference(NamedTuple):
+    """The mean difference of two methods on the same maps, and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.low <= 0 <= self.high
 
 
 class Means:
@@ -76,16 +92,16 @@ class _Layout:
             self.start[metric] = len(self.texts)
             self.texts += [
                 metric if at is None else f"{metric}[{at}]"
-                for at in metric_parameters(run, metric)
+                for at in METRICS[metric].at(run)
             ]
 
     def row(self, record: Explained) -> Array:
         """A record's numbers, as :meth:`Means.add` takes them."""
-        row = np.full(len(self.texts), _ABSENT)
+        row = np.full(len(self.texts), ABSENT)
         for metric, start in self.start.items():
-            value = metric_value(record, metric)
+            value = value_of(record, metric)
             values = value if isinstance(value, list) else [value]
-            if value != _ABSENT:
+            if value != ABSENT:
                 row[start : start + len(values)] = np.array(values, dtype=float)
         return row
 
@@ -97,8 +113,7 @@ class Summary:
     """
     All means of an evaluation, and what became of its pictures.
 
-    Memory grows with the numbers of methods, layers, classes and skipped pictures, not
-    with that of explained ones.
+    For paired differences one number is kept of each map and metric that is ranked.
     """
 
     def __init__(self, run: Run, records: Iterable[Record]) -> None:
@@ -108,12 +123,20 @@ class Summary:
         self.pictures = dict.fromkeys(run["methods"], 0)
         self.targets = dict.fromkeys(run["methods"], 0)
         self._layouts = {
-            protocol: (
-                _Layout(run, [*paper.metrics, *extra_metrics(run, protocol)]),
-                _Layout(run, paper.by_class),
-            )
-            for protocol, paper in PAPERS.items()
+            protocol: (_Layout(run, keys), _Layout(run, _by_class(protocol, keys)))
+            for protocol, keys in run["metrics"].items()
         }
+        self._ranked = {
+            protocol: [
+                key
+                for key in keys
+                if METRICS[key].higher_is_better is not None
+                and METRICS[key].at(run) == [None]
+            ]
+            for protocol, keys in run["metrics"].items()
+        }
+        self._examples: dict[tuple[str, str, str], array[int]] = {}
+        self._values: dict[tuple[str, str, str, str], array[float]] = {}
         self._means: dict[_Key, Means] = {}
         self._seconds: dict[tuple[str, str], Means] = {}
         last = -1
@@ -146,6 +169,13 @@ class Summary:
                 key = protocol, record["method"], record["layer"], of
                 row = layout.row(record)
                 self._means.setdefault(key, Means(len(row))).add(row)
+        map_of = protocol, record["method"], record["layer"]
+        example = self.targets[protocol]
+        self._examples.setdefault(map_of, array("q")).append(example)
+        for metric in self._ranked[protocol]:
+            value = value_of(record, metric)
+            number = math.nan if value is None or isinstance(value, list) else value
+            self._values.setdefault((*map_of, metric), array("d")).append(number)
 
     def label(self, of_class: Class) -> str:
         """Its name, with its index where two classes share one."""
@@ -194,18 +224,51 @@ class Summary:
         """The means of a metric with several values."""
         return [
             self.mean(protocol, method, layer, metric, position)
-            for position, _ in enumerate(metric_parameters(self.run, metric))
+            for position, _ in enumerate(METRICS[metric].at(self.run))
         ]
+
+    def differences(
+        self, protocol: str, methods: Sequence[str], layer: str, metric: str
+    ) -> list[Difference | None]:
+        """
+        How far each method is from the best of them, on the maps that both have.
+
+        None for all where nothing is ranked or nothing can be compared, and for methods
+        without values. The best differs by 0 from itself.
+        """
+        rows = [self._numbers(protocol, method, layer, metric) for method in methods]
+        means = [np.nanmean(row[1]) if row is not None else math.nan for row in rows]
+        if sum(not math.isnan(mean) for mean in means) < 2:
+            return [None] * len(methods)
+        sign = 1 if METRICS[metric].higher_is_better else -1
+        best = rows[int(np.nanargmax(sign * np.array(means)))]
+        return [
+            None if row is None or best is None else _difference(row, best)
+            for row in rows
+        ]
+
+    def _numbers(
+        self, protocol: str, method: str, layer: str, metric: str
+    ) -> tuple[NDArray[np.int64], Array] | None:
+        """The examples with a value, and their values."""
+        for name in (layer, ""):
+            values = self._values.get((protocol, method, name, metric))
+            if values is not None:
+                numbers = np.array(values)
+                known = np.isfinite(numbers)
+                examples = np.array(self._examples[protocol, method, name])
+                return (examples[known], numbers[known]) if known.any() else None
+        return None
 
     def seconds(self, method: str, layer: str) -> Mean:
         """The seconds that a picture takes."""
         means = self._seconds.get((method, layer)) or self._seconds.get((method, ""))
         return means[0] if means else Mean(None, None, 0)
 
-    def pointing(self, method: str, layer: str) -> Mean:
-        """Mean of the classes' accuracies: each class counts alike."""
+    def over_classes(self, protocol: str, method: str, layer: str, metric: str) -> Mean:
+        """The mean of the classes' means: each class counts alike."""
         each = [
-            self.mean("group-cam", method, layer, "pointing_game", of_class=of_class)
+            self.mean(protocol, method, layer, metric, of_class=of_class)
             for of_class in self.classes
         ]
         each = [mean for mean in each if mean.number]
@@ -235,10 +298,45 @@ class Summary:
                         mean = means[position]
                         if mean.number or mean.missing:
                             yield [*of, category, text, *mean]
-                if protocol == "group-cam" and (*of, None) in self._means:
-                    mean = self.pointing(method, layer)
-                    if mean.number:
-                        yield [*of, "all", "pointing_accuracy", *mean]
+                if (*of, None) in self._means:
+                    for metric in _over_classes(protocol):
+                        mean = self.over_classes(*of, metric)
+                        if mean.number:
+                            yield [*of, "mean of classes", metric, *mean]
+
+
+def _by_class(protocol: str, keys: Sequence[str]) -> list[str]:
+    """Metrics that a table has by class."""
+    shown = [of.metrics for of in PAPERS[protocol].tables if of.rows == "classes"]
+    return [key for key in keys if key in itertools.chain(*shown)]
+
+
+def _over_classes(protocol: str) -> list[str]:
+    """Metrics of which a table has the mean over classes."""
+    shown = [of.metrics for of in PAPERS[protocol].tables if of.mean_over_classes]
+    return [*itertools.chain(*shown)]
+
+
+def _difference(
+    row: tuple[NDArray[np.int64], Array], best: tuple[NDArray[np.int64], Array]
+) -> Difference | None:
+    """The paired difference to the best method."""
+    _, here, there = np.intersect1d(row[0], best[0], return_indices=True)
+    if len(here) < 2:
+        return None
+    differences = row[1][here] - best[1][there]
+    mean = float(differences.mean())
+    if (differences == differences[0]).all():
+        return Difference(mean, mean, mean)
+    found: Any = bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        batch=max(1, 10**7 // len(differences)),
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return Difference(mean, float(found.low), float(found.high))
 
 
 def protocols_of(run: Run, record: Explained) -> list[str]:
@@ -248,14 +346,3 @@ def protocols_of(run: Run, record: Explained) -> list[str]:
         for protocol, methods in run["methods"].items()
         if protocol in record["protocols"] and record["method"] in methods
     ]
-
-
-def metric_value(record: Explained, metric: str) -> Value:
-    """A value of a record, infinity where it does not have it."""
-    values = record["values"]
-    if metric != "dark_heatmaps.probability":
-        return values.get(metric, _ABSENT)
-    dark = values.get("dark_heatmaps")
-    if not isinstance(dark, list):
-        return _ABSENT
-    return [record["probability"] if each else _ABSENT for each in dark]

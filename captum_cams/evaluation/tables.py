@@ -12,23 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from captum_cams.evaluation.papers import (
-    AREAS,
-    PAPERS,
-    STYLES,
-    ablation_methods,
-    arrow,
-    compared_methods,
-    extra_metrics,
-    higher_is_better,
-    metric_parameters,
-)
+from captum_cams.evaluation.metrics import METRICS, Metric
+from captum_cams.evaluation.papers import PAPERS, SWEEPS, Table
 from captum_cams.evaluation.records import Run
-from captum_cams.evaluation.summary import Mean, Summary
+from captum_cams.evaluation.summary import Difference, Mean, Summary
 
 _MOST_CLASSES = 20  # that a table lists
 _MOST_REASONS = 20
 NO_VALUE = "\N{EN DASH}"
+_SECONDS = Metric("time", None, False, form=".3g", scale=1, unit="s")
 
 
 class Cell(NamedTuple):
@@ -37,6 +29,9 @@ class Cell(NamedTuple):
     mean: str
     error: str = ""
     best: bool = False
+    """Whether it is the best, or differs from it by no more than noise."""
+    difference: str = ""
+    """To the best, with its interval."""
 
     @property
     def text(self) -> str:
@@ -44,7 +39,7 @@ class Cell(NamedTuple):
         return f"{self.mean} ± {self.error}" if self.error else self.mean
 
 
-class Table(NamedTuple):
+class Sheet(NamedTuple):
     """A table of texts, for Markdown and HTML alike."""
 
     title: str
@@ -55,59 +50,207 @@ class Table(NamedTuple):
     note: str
 
 
-def cells(means: Sequence[Mean], metric: str) -> list[Cell]:
+def cells(
+    means: Sequence[Mean],
+    metric: Metric,
+    differences: Sequence[Difference | None] | None = None,
+) -> list[Cell]:
     """
     The means of several methods as texts.
 
-    Those that read as the best are marked, but none where all read alike.
+    With paired differences the best is marked, and with it all that it does not beat by
+    more than noise; nothing is marked where that is true of all.
     """
-    style = STYLES[metric]
 
     def text(value: float | None) -> str:
-        if value is None:
-            return ""
-        shown = format(value * style.scale, style.form)
-        return format(0.0, style.form) if float(shown) == 0 else shown  # no -0.0
+        return "" if value is None else metric.write(value)
 
-    shown = [text(mean.mean) for mean in means]
-    numbers = [float(number) for number in shown if number]
-    direction = higher_is_better(metric)
-    best = None
-    if direction is not None and len(set(numbers)) > 1:
-        best = max(numbers) if direction else min(numbers)
+    differences = differences or [None] * len(means)
+    marks = [found is not None and found.is_noise for found in differences]
+    apart = any(found is not None and not found.is_noise for found in differences)
     return [
-        Cell(number, text(mean.standard_error), float(number) == best)
-        if number
-        else Cell(NO_VALUE)
-        for number, mean in zip(shown, means, strict=True)
-    ]
-
-
-def tables(summary: Summary, protocol: str) -> list[Table]:
-    """The tables of a paper, layer by layer."""
-    make = {"rsi": _rsi, "igc": _igc, "group-cam": _group_cam}[protocol]
-    rows = [
-        (STYLES[metric].label + ("" if at is None else f" at {at}"), metric, position)
-        for metric in extra_metrics(summary.run, protocol)
-        if metric in STYLES  # curves are figures
-        for position, at in enumerate(metric_parameters(summary.run, metric))
-    ]
-    return [
-        table
-        for layer in summary.layers(protocol)
-        for table in itertools.chain(
-            make(summary, layer),
-            _metric_table(summary, protocol, layer, "Other metrics", "", rows),
+        Cell(
+            text(mean.mean) or NO_VALUE,
+            text(mean.standard_error),
+            mark and apart,
+            _interval(found, metric),
         )
+        for mean, mark, found in zip(means, marks, differences, strict=True)
     ]
 
 
-def timings(summary: Summary) -> Table:
-    """The table of seconds a picture by method and layer."""
+def _interval(found: Difference | None, metric: Metric) -> str:
+    """A difference and its interval, nothing for that of the best to itself."""
+    if found is None or found == (0, 0, 0):
+        return ""
+    mean, low, high = map(metric.write, found)
+    return f"{mean} [{low}, {high}]"
+
+
+def compared_methods(run: Run, protocol: str) -> list[str]:
+    """Methods that are compared with each other: all but those of sweeps alone."""
+    swept = {
+        label
+        for sweep in SWEEPS
+        for value, label in sweep.labels().items()
+        if value != sweep.default
+    }
+    methods = run["methods"][protocol]
+    own = [method for method in methods if method not in swept]
+    return own or methods
+
+
+def tables(summary: Summary, protocol: str) -> list[Sheet]:
+    """The tables of a paper, layer by layer, and what it prints beside them."""
+    paper, run = PAPERS[protocol], summary.run
+    others = [key for key in run["metrics"][protocol] if key not in paper.metrics]
+    sheets: list[Sheet] = []
+    for layer in summary.layers(protocol):
+        for table in paper.tables:
+            if table.sweep is not None:
+                sheets += _sweep(summary, protocol, layer, table)
+            elif table.rows == "classes":
+                sheets += _classes(summary, protocol, layer, table)
+            else:
+                sheets += _metrics(summary, protocol, layer, table)
+        sheets += _metrics(summary, protocol, layer, Table("Other metrics", (*others,)))
+    if sheets:
+        sheets += itertools.chain(*map(_printed, paper.tables))
+    return sheets
+
+
+def _metrics(
+    summary: Summary, protocol: str, layer: str, table: Table
+) -> Iterator[Sheet]:
+    """Methods across; rows of metrics, or of the numbers of one."""
+    methods, run = compared_methods(summary.run, protocol), summary.run
+    rows, every, title, head = [], [], table.title, ""
+    for key in table.metrics:
+        metric = METRICS[key]
+        for position, at in enumerate(metric.at(run)):
+            means = summary.across(protocol, methods, layer, key, position)
+            if not _has_values(means):
+                continue
+            every += means
+            differences = None
+            if at is None:
+                text = metric.text
+                differences = summary.differences(protocol, methods, layer, key)
+            elif table.rows == "at":
+                unit = f", {metric.unit}" if metric.unit else ""
+                head, title = metric.at_label, f"{table.title}{unit}{metric.arrow}"
+                text = at if isinstance(at, str) else f"{at:g}"
+            else:
+                text = f"{metric.text} at {at}"
+            rows.append(((text,), cells(means, metric, differences)))
+    if rows:
+        yield Sheet(title, layer, [head], methods, rows, _note(every, rows))
+        yield from _differences(title, layer, methods, rows)
+
+
+def _differences(
+    title: str,
+    layer: str,
+    methods: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Sequence[Cell]]],
+) -> Iterator[Sheet]:
+    """Paired differences to the best method, where there are any."""
+    shown = [
+        (names, [Cell(cell.difference or NO_VALUE, "", cell.best) for cell in row])
+        for names, row in rows
+        if any(cell.difference for cell in row)
+    ]
+    if shown:
+        note = (
+            "On the same maps, to the best of the row, with a bootstrap interval of "
+            "95%. Bold: the best, and those whose interval holds 0."
+        )
+        yield Sheet(f"{title}: differences", layer, [""], methods, shown, note)
+
+
+def _classes(
+    summary: Summary, protocol: str, layer: str, table: Table
+) -> Iterator[Sheet]:
+    """A row for each class and metric where classes are few, and the means."""
+    methods = compared_methods(summary.run, protocol)
+    found = {
+        (of_class, key): means
+        for of_class in summary.classes
+        for key in table.metrics
+        if _has_values(
+            means := summary.across(protocol, methods, layer, key, 0, of_class)
+        )
+    }
+    classes = dict.fromkeys(of_class for of_class, _ in found)
+    rows: list[tuple[Sequence[str], Sequence[Cell]]] = []
+    every: list[Mean] = []
+    for (of_class, key), means in found.items():
+        if 1 < len(classes) <= _MOST_CLASSES:
+            heads = summary.label(of_class), METRICS[key].text
+            rows.append((heads, cells(means, METRICS[key])))
+        every += means
+    if table.mean_over_classes and classes:
+        for key in table.metrics:
+            means = [
+                summary.over_classes(protocol, method, layer, key) for method in methods
+            ]
+            heads = f"mean over {len(classes)} classes", METRICS[key].text
+            rows.append((heads, cells(means, METRICS[key])))
+            means = summary.across(protocol, methods, layer, key)
+            differences = summary.differences(protocol, methods, layer, key)
+            heads = "all pictures", METRICS[key].text
+            rows.append((heads, cells(means, METRICS[key], differences)))
+    if rows:
+        note = _note(every, rows)
+        yield Sheet(table.title, layer, ["Class", "Metric"], methods, rows, note)
+
+
+def _sweep(
+    summary: Summary, protocol: str, layer: str, table: Table
+) -> Iterator[Sheet]:
+    """Values of an argument as rows, metrics across; two values at least."""
+    sweep, run = table.sweep, summary.run
+    if sweep is None:
+        return
+    labels = {
+        value: label
+        for value, label in sweep.labels().items()
+        if label in run["methods"][protocol]
+    }
+    columns = [key for key in table.metrics if key in run["metrics"][protocol]]
+    rows, every = [], []
+    for value, label in labels.items():
+        means = [summary.mean(protocol, label, layer, key) for key in columns]
+        row = [
+            cells([mean], METRICS[key])[0]
+            for mean, key in zip(means, columns, strict=True)
+        ]
+        rows.append(((f"{value:g}",), row))
+        every += means
+    if len(rows) > 1 and _has_values(every):
+        heads = [METRICS[key].text for key in columns]
+        note = _note(every, rows)
+        yield Sheet(table.title, layer, [sweep.label], heads, rows, note)
+
+
+def _printed(table: Table) -> Iterator[Sheet]:
+    """What the paper prints."""
+    for network, rows in (table.printed or {}).items():
+        methods = [*next(iter(rows.values()))]
+        body = [
+            ((METRICS[key].text,), [Cell(f"{row[method]:g}") for method in methods])
+            for key, row in rows.items()
+        ]
+        note = f"Printed in the paper for {network}: other weights, other pictures."
+        yield Sheet(f"{table.title}, as printed", "", [""], methods, body, note)
+
+
+def timings(summary: Summary) -> Sheet:
+    """Seconds a picture by method and layer."""
     run = summary.run
     methods = list(dict.fromkeys(itertools.chain(*run["methods"].values())))
     sides = [
-        cells([summary.seconds(method, layer) for method in methods], "seconds")
+        cells([summary.seconds(method, layer) for method in methods], _SECONDS)
         for layer in run["layers"]
     ]
     rows = [
@@ -123,156 +266,9 @@ def timings(summary: Summary) -> Table:
     where = f" ({', '.join(known)})" if known else ""
     note = f"Seconds a picture for the map alone{where}, ± standard error."
     if len(run["layers"]) > 1:
-        note += " Layers that one walk or pass explains share its time."
+        note += " Layers that one call explains share its time."
     title = "Time a picture by layer (Table 3), s ↓"
-    return Table(title, "", ["Method"], run["layers"], rows, note)
-
-
-def _rsi(summary: Summary, layer: str) -> Iterator[Table]:
-    run = summary.run
-    single = [
-        name for name in PAPERS["rsi"].metrics if metric_parameters(run, name) == [None]
-    ]
-    yield from _metric_table(
-        summary,
-        "rsi",
-        layer,
-        "Stability, faithfulness and localization (Fig. 13, 14, 16, 17)",
-        "",
-        [(STYLES[metric].label, metric, 0) for metric in single],
-    )
-    yield from _metric_table(
-        summary,
-        "rsi",
-        layer,
-        "Overlap of the box and the map above a threshold (Fig. 19-21)",
-        "",
-        [
-            (f"{STYLES[metric].label} above {at:g}", metric, position)
-            for metric in ("box_overlap.iou", "box_overlap.iob", "box_overlap.ior")
-            for position, at in enumerate(run["thresholds"])
-        ],
-    )
-    for metric, title in (
-        ("dark_heatmaps", "Dark heat maps by eps (Fig. 15)"),
-        ("dark_heatmaps.probability", "Mean probability where dark, by eps (Fig. 15)"),
-    ):
-        rows = [
-            (f"{eps:g}", metric, position) for position, eps in enumerate(run["eps"])
-        ]
-        yield from _metric_table(summary, "rsi", layer, title, "eps", rows)
-
-
-def _igc(summary: Summary, layer: str) -> Iterator[Table]:
-    methods, names = compared_methods(summary.run, "igc"), PAPERS["igc"].metrics
-    title = "Localization and faithfulness (Table 1)"
-    rows = [(STYLES[metric].label, metric, 0) for metric in names]
-    yield from _metric_table(summary, "igc", layer, title, "", rows)
-    by_class, every = [], []
-    classes = {
-        (of_class, metric): means
-        for of_class in summary.classes
-        for metric in names
-        if _has_values(
-            means := summary.across("igc", methods, layer, metric, 0, of_class)
-        )
-    }
-    for (of_class, metric), means in classes.items():
-        heads = summary.label(of_class), STYLES[metric].text + arrow(metric)
-        by_class.append((heads, cells(means, metric)))
-        every += means
-    if 1 < len({of_class for of_class, _ in classes}) <= _MOST_CLASSES:
-        heads = "Class", "Metric"
-        title = "Table 1 by class"
-        yield Table(title, layer, heads, methods, by_class, _note(every))
-
-
-def _group_cam(summary: Summary, layer: str) -> Iterator[Table]:
-    title = "Insertion and deletion (Table 1)"
-    rows = [(STYLES[metric].label, metric, 0) for metric in AREAS]
-    yield from _metric_table(summary, "group-cam", layer, title, "", rows)
-    for argument, title, head in (
-        ("groups", "Group-CAM by number of groups (Table 2)", "Groups"),
-        (
-            "denoise_percentile",
-            "Group-CAM by de-noising percentile theta (Fig. 5)",
-            "Theta",
-        ),
-    ):
-        points = ablation_methods(summary.run, argument)
-        names = list(points.values())
-        means = [summary.across("group-cam", names, layer, of) for of in AREAS]
-        every = list(itertools.chain(*means))
-        if _has_values(every):
-            heads = [STYLES[metric].text + arrow(metric) for metric in AREAS]
-            sides = [cells(of, metric) for of, metric in zip(means, AREAS, strict=True)]
-            body = [
-                ((f"{value:g}",), row)
-                for value, row in zip(points, zip(*sides, strict=True), strict=True)
-            ]
-            yield Table(title, layer, [head], heads, body, _note(every))
-    yield from _pointing(summary, layer)
-    for metric in ("randomization_check.spearman", "randomization_check.ssim"):
-        title = (
-            f"Sanity check, randomized down to a layer (Fig. 6): {STYLES[metric].label}"
-        )
-        rows = [(at, metric, i) for i, at in enumerate(summary.run["randomized"])]
-        yield from _metric_table(summary, "group-cam", layer, title, "Layer", rows)
-
-
-def _pointing(summary: Summary, layer: str) -> Iterator[Table]:
-    """The pointing game of each class where they are few, and their mean."""
-    metric, rows = "pointing_game", []
-    methods = compared_methods(summary.run, "group-cam")
-    found = {
-        of_class: means
-        for of_class in summary.classes
-        if _has_values(
-            means := summary.across("group-cam", methods, layer, metric, 0, of_class)
-        )
-    }
-    over_all = summary.across("group-cam", methods, layer, metric)
-    if not _has_values(over_all):
-        return
-    for of_class, means in found.items() if len(found) <= _MOST_CLASSES else ():
-        count = max(mean.number for mean in means)
-        rows.append(((summary.label(of_class), f"{count}"), cells(means, metric)))
-    over_classes = [summary.pointing(method, layer) for method in methods]
-    name = f"mean over {max(mean.number for mean in over_classes)} classes"
-    rows.append(((name, ""), cells(over_classes, metric)))
-    count = max(mean.number for mean in over_all)
-    rows.append((("all", f"{count}"), cells(over_all, metric)))
-    title = f"Pointing game by class (Table 4), %{arrow(metric)}"
-    note = _note(over_all)
-    yield Table(title, layer, ["Class", "Maps"], methods, rows, note)
-
-
-def _metric_table(
-    summary: Summary,
-    protocol: str,
-    layer: str,
-    title: str,
-    head: str,
-    rows: Sequence[tuple[str, str, int]],
-) -> Iterator[Table]:
-    """
-    Rows of label, metric and position; methods across. No table without values.
-
-    Rows of one metric are headed by what they differ in, `head`.
-    """
-    methods = compared_methods(summary.run, protocol)
-    body, every, unit = [], [], ""
-    for label, metric, position in rows:
-        means = summary.across(protocol, methods, layer, metric, position)
-        if _has_values(means):
-            style = STYLES[metric]
-            unit = (f", {style.unit}" if style.unit else "") + arrow(metric)
-            text = label if head else label + unit
-            body.append(((text,), cells(means, metric)))
-            every += means
-    if body:
-        title += unit if head else ""
-        yield Table(title, layer, [head], methods, body, _note(every))
+    return Sheet(title, "", ["Method"], run["layers"], rows, note)
 
 
 def _has_values(means: Iterable[Mean]) -> bool:
@@ -280,8 +276,10 @@ def _has_values(means: Iterable[Mean]) -> bool:
     return any(mean.number or mean.missing for mean in means)
 
 
-def _note(means: Sequence[Mean]) -> str:
-    """Says how many maps the means are of, and how many had no value."""
+def _note(
+    means: Sequence[Mean], rows: Sequence[tuple[Sequence[str], Sequence[Cell]]]
+) -> str:
+    """Says what the means are of, how many had no value, and what is bold."""
     counts = [mean.number for mean in means if mean.number] or [0]
     low, high = min(counts), max(counts)
     text = f"{low}" if low == high else f"{low} to {high}"
@@ -289,7 +287,11 @@ def _note(means: Sequence[Mean]) -> str:
     if high == 1:
         note = "Of one map each."
     missing = sum(mean.missing for mean in means)
-    return f"{note} Without a value and left out: {missing}." if missing else note
+    if missing:
+        note += f" Without a value and left out: {missing}."
+    if any(cell.best for _, row in rows for cell in row):
+        note += " Bold: the best, and those that differ from it by no more than noise."
+    return note
 
 
 def write(out: Path, summary: Summary) -> None:
@@ -370,7 +372,7 @@ def _markdown(summary: Summary) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
-def _table_lines(table: Table) -> list[str]:
+def _table_lines(table: Sheet) -> list[str]:
     heads = [_escape_markdown(text) for text in [*table.heads, *table.columns]]
     align = ["---"] * len(table.heads) + ["---:"] * len(table.columns)
     lines = [_line(heads), _line(align)]

@@ -1,0 +1,340 @@
+"""
+The metrics of an evaluation: how each is measured, named and written.
+
+:data:`METRICS` is the one table. What a metric of your own needs is an entry:
+``METRICS["my_metric"] = Metric("my metric", measure=...)``.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from captum_cams import metrics
+from captum_cams.baselines import blurred
+from captum_cams.evaluation.errors import UserError, closest_names
+from captum_cams.evaluation.methods import ExplainTask
+from captum_cams.evaluation.records import Explained, Run, Value
+from captum_cams.metrics._metric import resized
+
+NORMALIZE_EPS = 1e-8
+"""Of eq. 26, in all of RSI-Grad-CAM's experiments (section 4.3.2)."""
+EPS = [10.0**-k for k in range(12, 0, -1)]
+"""Of dark heat maps (RSI-Grad-CAM, Fig. 15). Our choice: the paper gives no values."""
+THRESHOLDS = [0.05, 0.15, 0.25, 0.35, 0.5, 0.65, 0.8]
+"""Of box overlaps (RSI-Grad-CAM, Fig. 20-21). Our choice: the paper gives no values."""
+CURVE_STEPS = 100
+"""Of insertion and deletion: 1% of the pixels each (Group-CAM, section 4.3)."""
+TOP = 0.15
+"""Share of pixels shown by Integrated Grad-CAM's drop and increase (eq. 7-8)."""
+RANDOMIZATION = "randomization_check"
+MODES = ("cascading", "independent")
+"""Of the sanity check (Group-CAM, section 4.5)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    N maps that are measured.
+
+    Args:
+        task (ExplainTask): What they explain.
+        maps (Tensor): At the pictures' size, (N, 1, H, W).
+        boxes (sequence of Tensor): N of shape (n, 4); n may be 0.
+    """
+
+    task: ExplainTask
+    maps: Tensor
+    boxes: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, task: ExplainTask, maps: Tensor, boxes: Sequence[Tensor]) -> "Measured":
+        """Maps of any size, (N, 1, h, w), resized to the pictures'."""
+        return cls(task, resized(maps, task.inputs.shape[2:]), boxes)
+
+    @cached_property
+    def normalized(self) -> Tensor:
+        """The maps of eq. 26 of RSI-Grad-CAM, (N, 1, H, W)."""
+        return metrics.normalize(self.maps, NORMALIZE_EPS)
+
+    def by_model(self, function: Callable[..., Tensor], **options: Any) -> Tensor:
+        """A metric that asks the model, with a black baseline, (N, ...)."""
+        task = self.task
+        options = {"baselines": task.colors["black"], **options}
+        return function(
+            task.forward, task.inputs, self.maps, target=task.targets, **options
+        )
+
+    def by_boxes(
+        self, function: Callable[..., Any], maps: Tensor | None = None, **options: Any
+    ) -> Any:
+        """A metric of the maps and the boxes around the explained class, (N, ...)."""
+        maps = self.maps if maps is None else maps
+        size = tuple(self.maps.shape[2:])
+        return function(maps, list(self.boxes), size=size, **options)
+
+    @cached_property
+    def overlap(self) -> metrics.BoxOverlap:
+        """IoU, IoB and IoR above each threshold, (N, T) each."""
+        found: metrics.BoxOverlap = self.by_boxes(
+            metrics.box_overlap, thresholds=THRESHOLDS, eps=NORMALIZE_EPS
+        )
+        return found
+
+    @cached_property
+    def _blurred(self) -> Tensor:
+        return blurred(self.task.inputs)
+
+    @cached_property
+    def insertion(self) -> Tensor:
+        """Outputs while pixels come back, (N, CURVE_STEPS + 1)."""
+        return self.by_model(
+            metrics.insertion_curve, baselines=self._blurred, n_steps=CURVE_STEPS
+        )
+
+    @cached_property
+    def deletion(self) -> Tensor:
+        """Outputs while pixels are blurred, (N, CURVE_STEPS + 1)."""
+        return self.by_model(
+            metrics.deletion_curve, baselines=self._blurred, n_steps=CURVE_STEPS
+        )
+
+
+def _area(curve: Tensor) -> Tensor:
+    """Under a curve over the share of the pixels, (N,)."""
+    return torch.trapezoid(curve, dx=1 / CURVE_STEPS, dim=1)
+
+
+def _alone(run: Run) -> Sequence[Any]:
+    return [None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    One metric of a map.
+
+    Args:
+        label (str): Its name in tables and figures.
+        measure (Callable, optional): Of a :class:`Measured`: a number for each map,
+            (N,), or several, (N, T). Default: None, for what maps alone do not tell
+        higher_is_better (bool, optional): Default: None, where nothing is ranked
+        at (Callable): Of a run what each of the T numbers belongs to. Default: one
+            number, which belongs to nothing
+        at_label (str): What they belong to, such as "eps". Default: ""
+        form (str): How numbers are written. Default: ``.2f``
+        scale (float): What they are multiplied by before. Default: 100
+        unit (str): Default: ``%``
+        needs_boxes (bool): Whether maps without boxes have no value. Default: False
+        of_record (Callable, optional): The value of a record that does not hold it.
+            Default: None, records hold it
+    """
+
+    label: str
+    measure: Callable[[Measured], Tensor] | None = None
+    higher_is_better: bool | None = None
+    at: Callable[[Run], Sequence[Any]] = _alone
+    at_label: str = ""
+    form: str = ".2f"
+    scale: float = 100
+    unit: str = "%"
+    needs_boxes: bool = False
+    of_record: Callable[[Explained], Value] | None = None
+
+    @property
+    def arrow(self) -> str:
+        """The direction as papers show it."""
+        return {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+
+    @property
+    def text(self) -> str:
+        """Label, unit and direction."""
+        unit = f", {self.unit}" if self.unit else ""
+        return f"{self.label}{unit}{self.arrow}"
+
+    def write(self, value: float) -> str:
+        """A number of this metric as text."""
+        shown = format(value * self.scale, self.form)
+        return format(0.0, self.form) if float(shown) == 0 else shown  # no -0.0
+
+
+def _probability_where_dark(record: Explained) -> Value:
+    dark = record["values"].get("dark_heatmaps")
+    if not isinstance(dark, list):
+        return ABSENT
+    return [record["probability"] if each else ABSENT for each in dark]
+
+
+ABSENT = float("inf")
+"""The value of a metric that a record does not have; NaN is one without a meaning."""
+
+
+def _eps(run: Run) -> Sequence[float]:
+    return run["eps"]
+
+
+def _thresholds(run: Run) -> Sequence[float]:
+    return run["thresholds"]
+
+
+def _shares(run: Run) -> Sequence[float]:
+    steps = run["curve_steps"]
+    return [step / steps for step in range(steps + 1)]
+
+
+def _randomized(run: Run) -> Sequence[str]:
+    return run["randomized"]
+
+
+_ratio: dict[str, Any] = {"form": ".3f", "scale": 1, "unit": ""}
+_area_of: dict[str, Any] = {"form": ".1f"}
+_above: dict[str, Any] = {
+    "at": _thresholds, "at_label": "threshold", "needs_boxes": True
+}  # fmt: skip
+
+METRICS: dict[str, Metric] = {
+    # RSI-Grad-CAM, section 4.3
+    "heatmap_mean": Metric(
+        "heat-map mean before normalizing",
+        lambda m: metrics.heatmap_mean(m.maps),
+        form=".3g", scale=1, unit="",
+    ),
+    "heatmap_mean(normalize)": Metric(
+        "heat-map mean after normalizing",
+        lambda m: metrics.heatmap_mean(m.normalized),
+        **_ratio,
+    ),
+    "dark_heatmaps": Metric(
+        "dark heat maps",
+        lambda m: torch.stack([metrics.dark_heatmaps(m.maps, eps) for eps in EPS], 1),
+        False, _eps, "eps",
+    ),
+    "dark_heatmaps.probability": Metric(
+        "mean probability where dark", None, None, _eps, "eps",
+        of_record=_probability_where_dark, **_ratio,
+    ),
+    "average_drop(eps=1e-08)": Metric(
+        "average drop",
+        lambda m: m.by_model(metrics.average_drop, eps=NORMALIZE_EPS), False,
+    ),
+    "increase_in_confidence(eps=1e-08)": Metric(
+        "increase in confidence",
+        lambda m: m.by_model(metrics.increase_in_confidence, eps=NORMALIZE_EPS), True,
+    ),
+    "pixel_energy(normalize)": Metric(
+        "energy in the box",
+        lambda m: m.by_boxes(metrics.pixel_energy, m.normalized), True,
+        needs_boxes=True,
+    ),
+    "box_overlap.iou": Metric("IoU", lambda m: m.overlap.iou, True, **_above),
+    "box_overlap.iob": Metric("IoB", lambda m: m.overlap.iob, True, **_above),
+    "box_overlap.ior": Metric("IoR", lambda m: m.overlap.ior, True, **_above),
+    # Our choice: as above, but maps scaled to all of [0, 1]
+    "average_drop": Metric(
+        "average drop of scaled maps", lambda m: m.by_model(metrics.average_drop), False
+    ),
+    "increase_in_confidence": Metric(
+        "increase in confidence of scaled maps",
+        lambda m: m.by_model(metrics.increase_in_confidence), True,
+    ),
+    # Integrated Grad-CAM, section 4.2
+    "pixel_energy": Metric(
+        "EBPG", lambda m: m.by_boxes(metrics.pixel_energy), True, needs_boxes=True
+    ),
+    "bbox_score": Metric(
+        "Bbox", lambda m: m.by_boxes(metrics.bbox_score), True, needs_boxes=True
+    ),
+    "average_drop(top_fraction=0.15)": Metric(
+        "Drop", lambda m: m.by_model(metrics.average_drop, top_fraction=TOP), False
+    ),
+    "increase_in_confidence(top_fraction=0.15)": Metric(
+        "Increase",
+        lambda m: m.by_model(metrics.increase_in_confidence, top_fraction=TOP), True,
+    ),
+    # Group-CAM, sections 4.3 to 4.5
+    "insertion_auc": Metric(
+        "insertion", lambda m: _area(m.insertion), True, **_area_of
+    ),
+    "deletion_auc": Metric("deletion", lambda m: _area(m.deletion), False, **_area_of),
+    "overall": Metric(
+        "over-all", lambda m: _area(m.insertion) - _area(m.deletion), True, **_area_of
+    ),
+    "insertion_curve": Metric(
+        "mean probability", lambda m: m.insertion, True, _shares, "pixels shown",
+        **_ratio,
+    ),
+    "deletion_curve": Metric(
+        "mean probability", lambda m: m.deletion, False, _shares, "pixels blurred",
+        **_ratio,
+    ),
+    "pointing_game": Metric(
+        "pointing game", lambda m: m.by_boxes(metrics.pointing_game), True,
+        needs_boxes=True, **_area_of,
+    ),
+    # J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", 2016
+    "pointing_game(tolerance=15)": Metric(
+        "pointing game of Zhang et al., 15 pixels",
+        lambda m: m.by_boxes(metrics.pointing_game, tolerance=15), True,
+        needs_boxes=True, **_area_of,
+    ),
+    **{
+        f"{RANDOMIZATION}.{mode}.{key}": Metric(
+            f"{label}, {mode}", None, False, _randomized, "layer", **_ratio
+        )
+        for mode in MODES
+        for key, label in (("spearman", "Spearman"), ("ssim", "SSIM"))
+    },
+}  # fmt: skip
+
+Values: TypeAlias = dict[str, Tensor]
+
+
+def measure(keys: Collection[str], measured: Measured) -> Values:
+    """
+    The metrics of N maps that maps and model tell, (N,) or (N, T) by their keys.
+
+    NaN where a metric needs a box and there is none.
+    """
+    values: Values = {}
+    given = torch.tensor([len(boxes) > 0 for boxes in measured.boxes])  # (N,)
+    for key in keys:
+        metric = METRICS[key]
+        if metric.measure is None:
+            continue
+        found = metric.measure(measured)
+        if metric.needs_boxes:
+            known = given.to(found.device).view(-1, *[1] * (found.dim() - 1))
+            found = torch.where(known, found, torch.nan)
+        values[key] = found
+    return values
+
+
+def value_of(record: Explained, key: str) -> Value:
+    """A metric of a record, :data:`ABSENT` where it does not have it."""
+    of_record = METRICS[key].of_record
+    return record["values"].get(key, ABSENT) if of_record is None else of_record(record)
+
+
+def find_metrics(names: Sequence[str]) -> list[str]:
+    """
+    Keys of :data:`METRICS`, given some of them or what several begin with.
+
+    Raises:
+        UserError: If there is no metric of a name.
+    """
+    families = [
+        key.partition(".")[0] for key in METRICS if METRICS[key].at is not _alone
+    ]
+    found: list[str] = []
+    for name in names:
+        keys = [key for key in METRICS if key == name or key.startswith(f"{name}.")]
+        if not keys:
+            known = dict.fromkeys([*METRICS, *families])
+            raise UserError(
+                f"there is no metric {name!r}; {closest_names(name, known)}"
+            )
+        found += keys
+    return list(dict.fromkeys(found))
