@@ -146,19 +146,20 @@ def _examples(
             others.append(_skipped(plan, index, error))
             continue
         shown = [
-            (plan.targets[label] if plan.targets else label, boxes)
-            for label, boxes in sample.boxes.items()
+            (plan.targets[label] if plan.targets else label, label)
+            for label in sample.boxes
         ]
-        known = [(target, boxes) for target, boxes in shown if target is not None]
+        known = [(target, label) for target, label in shown if target is not None]
         if not known or not all(0 <= target < len(output) for target, _ in known):
             error = UserError(f"{name} has no output for what it shows")
             others.append(_skipped(plan, index, error))
             continue
-        for target, boxes in known:
+        for target, label in known:
+            boxes = sample.boxes[label]
             candidate = Candidate(
                 int(output.argmax()) == target,
-                sum(map(len, sample.boxes.values())),
-                protocols.box_share(boxes, plan.network.size),
+                sample.stored_boxes,
+                sample.stored_shares[label],
             )
             wanting = [name for name in plan.asked if PROTOCOLS[name].wants(candidate)]
             probability = float(output[target])
