@@ -37,8 +37,7 @@ def open_picture(path: str | Path) -> Any:
                 # Pillow would cut 16 bits off at 255, and leave almost all white.
                 gray = np.asarray(file) // 256
                 image = Image.fromarray(gray.clip(0, 255).astype(np.uint8))
-                image.info = file.info  # which way is up, among others
-                image.info.pop("transparency", None)  # of 16 bits, too
+                image.info = file.info  # with EXIF, which says what is up
             return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise all kinds
         reason = getattr(error, "strerror", None) or "not a picture, or a broken one"
