@@ -13,6 +13,7 @@ from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.papers import PAPERS
+from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.user_code import parse_call
 
 _DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
@@ -83,7 +84,7 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
     )
     add = explain.add_argument
     add("images", metavar="IMAGE", nargs="+", help="files of pictures")
-    _add_network(explain)
+    _add_network(explain, resize="crop")
     add(
         "--layer",
         metavar="PATH",
@@ -124,7 +125,7 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
         ),
     )
     _add_dataset(evaluate)
-    _add_network(evaluate)
+    _add_network(evaluate, resize="squash")
     evaluate.add_argument(
         "--layers",
         metavar="A,B",
@@ -205,7 +206,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("--seed", metavar="S", type=int, default=0, help="default: 0")
 
 
-def _add_network(command: argparse.ArgumentParser) -> None:
+def _add_network(command: argparse.ArgumentParser, resize: str) -> None:
     add = command.add_argument
     add(
         "--model",
@@ -223,8 +224,16 @@ def _add_network(command: argparse.ArgumentParser) -> None:
         "--size",
         metavar="N",
         type=_count,
-        help="pictures are resized to N pixels along their shorter side and cropped to "
-        "N x N at the center (default: as torchvision's model wants it, else 224)",
+        help="pictures are resized to N x N pixels (default: as torchvision's model "
+        "wants it, else 224)",
+    )
+    add(
+        "--resize",
+        choices=RESIZE,
+        default=resize,
+        help="squash: both sides to N, as in the papers' experiments; crop: the "
+        "shorter side to N, and of this the central square, which distorts nothing "
+        f"(default: {resize})",
     )
     for name, kind in (("mean", float), ("std", _positive)):
         add(

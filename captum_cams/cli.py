@@ -96,7 +96,9 @@ def _explain(options: argparse.Namespace) -> None:
     )
     if options.model and ":" not in options.model and options.weights is None:
         print(f"{network.name} is untrained: --weights DEFAULT or a file changes that")
-    images = torch.stack([read_picture(path, network.size) for path in options.images])
+    images = torch.stack(
+        [read_picture(path, network.size, options.resize) for path in options.images]
+    )
     transform = load_transform(options.reshape)
     layer = _layer(network, images[:1], options.layer, transform)
     if options.target is not None and options.target >= layer.classes:

@@ -12,7 +12,12 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from captum_cams import LayerRSIGradCam, __version__, _cli_parser, cli
-from captum_cams.evaluation.pictures import read_picture
+from captum_cams.evaluation.pictures import (
+    RESIZE,
+    open_picture,
+    read_picture,
+    resize_picture,
+)
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import CLASSES, shape_pictures, shapes_model
 from tests.methods import WITH_LAYER
@@ -174,6 +179,14 @@ def test_maps_are_those_of_the_class_itself(panels):
     assert titles[0].startswith("picture.png\n")
 
 
+def test_pictures_of_your_own_are_squashed_where_you_ask(panels):
+    options = ["picture.png", "--methods", "grad-cam"]
+    assert explain(*options, "--resize", "squash") == 0
+    with Image.open("picture.png") as image:
+        image = transforms.to_tensor(transforms.resize(image, [128, 128]))
+    assert torch.equal(panels[0][0], image.unsqueeze(0))
+
+
 def test_a_torchvision_model_with_weights_of_half_precision(panels, capsys):
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).eval()
@@ -306,19 +319,21 @@ def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
     assert not Path("captum-cams-explain.png").exists()
 
 
+@pytest.mark.parametrize("resize", RESIZE)
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-def test_pictures_of_any_kind_are_read(mode):
+def test_pictures_of_any_kind_are_read(mode, resize):
     name = "other.tif"
     Image.open("picture.png").convert(mode).save(name)
-    assert read_picture(name, 40).shape == (3, 40, 40)
+    assert read_picture(name, 40, resize).shape == (3, 40, 40)
 
 
+@pytest.mark.parametrize("resize", RESIZE)
 @pytest.mark.parametrize("name", ["gray.png", "gray.tif"])
-def test_sixteen_bits_of_gray_are_no_white(name):
+def test_sixteen_bits_of_gray_are_no_white(name, resize):
     values = np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)
     Image.fromarray(values).save(name)
     wanted = torch.from_numpy(values.astype(np.float32)) / 65535
-    read = read_picture(name, 40)
+    read = read_picture(name, 40, resize)
     torch.testing.assert_close(read, wanted.expand(3, 40, 40), rtol=0, atol=1 / 255)
 
 
@@ -339,14 +354,19 @@ def test_commas_within_brackets_part_nothing():
     ]
 
 
-def test_a_photograph_is_turned_upright():
+@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_a_photograph_is_turned_upright(mode, resize):
     image = Image.open("picture.png")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
-    image.save("turned.png", exif=exif)
-    upright = image.transpose(Image.Transpose.ROTATE_270)
-    upright.save("upright.png")
-    assert torch.equal(read_picture("turned.png", 50), read_picture("upright.png", 50))
+    name = "turned.jpg" if mode == "CMYK" else "turned.png"
+    image.convert(mode).save(name, exif=exif)
+    upright = open_picture(name).transpose(Image.Transpose.ROTATE_270)
+    wanted = resize_picture(upright, 50, resize)
+    assert torch.equal(read_picture(name, 50, resize), wanted)
 
 
 RESNET = ["picture.png", "--model", "resnet18", "--size", "64"]

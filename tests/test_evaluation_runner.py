@@ -286,6 +286,7 @@ def test_a_finished_run_is_not_done_again(unbroken, no_report, monkeypatch):
         ),
         ({"limit": 2}, "limit none, which now is 2"),
         ({"size": 40}, "size 32, which now is 40"),
+        ({"resize": "crop"}, 'resize "squash", which now is "crop"'),
         ({"layers": ["1"]}, r'layers \["3"\], which now is \["1"\]'),
     ],
 )

@@ -19,7 +19,7 @@ from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.papers import PAPERS, Candidate
 from captum_cams.evaluation.plan import Plan
 from captum_cams.evaluation.records import Explained, Record, Value
-from captum_cams.metrics import pixel_energy, randomization_check
+from captum_cams.metrics import randomization_check
 
 
 @dataclass(frozen=True)
@@ -146,19 +146,20 @@ def _examples(
             others.append(_skipped(plan, index, error))
             continue
         shown = [
-            (plan.targets[label] if plan.targets else label, boxes)
-            for label, boxes in sample.boxes.items()
+            (plan.targets[label] if plan.targets else label, label)
+            for label in sample.boxes
         ]
-        known = [(target, boxes) for target, boxes in shown if target is not None]
+        known = [(target, label) for target, label in shown if target is not None]
         if not known or not all(0 <= target < len(output) for target, _ in known):
             error = UserError(f"{name} has no output for what it shows")
             others.append(_skipped(plan, index, error))
             continue
-        for target, boxes in known:
+        for target, label in known:
+            boxes = sample.boxes[label]
             candidate = Candidate(
                 int(output.argmax()) == target,
-                sum(map(len, sample.boxes.values())),
-                _box_share(boxes, plan.network.size),
+                sample.stored_boxes,
+                sample.stored_shares[label],
             )
             wanting = [name for name in plan.asked if PAPERS[name].wants(candidate)]
             probability = float(output[target])
@@ -293,11 +294,3 @@ def _randomized(
                     _number(float(of[similarity][i])) for of in found.values()
                 ]
     return values
-
-
-def _box_share(boxes: Tensor, size: int) -> float:
-    """The pixels whose centers lie in the boxes, (n, 4), as a share of all."""
-    ones = torch.ones(1, size, size)
-    if not len(boxes):
-        return 0.0
-    return float(pixel_energy(ones, [boxes], size=(size, size)))

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from captum_cams._validation import check_choice, check_count
 from captum_cams.evaluation.errors import UserError
-from captum_cams.evaluation.pictures import crop_square, open_picture, read_annotation
+from captum_cams.evaluation.pictures import (
+    check_box,
+    covered_share,
+    open_picture,
+    read_annotation,
+    resize_boxes,
+    resize_picture,
+)
 from captum_cams.examples import CLASSES, shape_pictures
 
 vision: Any = torchvision.datasets  # its types leave out what is public
@@ -59,6 +66,11 @@ class Sample(NamedTuple):
     boxes: Mapping[int, Tensor]
     """By the class' index in :attr:`DataSet.classes`, ascending; (n, 4) each, n may
     be 0."""
+    stored_boxes: int
+    """The number of boxes of all classes in the annotation, whatever is left of them
+    on :attr:`picture`."""
+    stored_shares: Mapping[int, float]
+    """For each class the share of the area in its boxes, of the picture as stored."""
 
 
 class DataSet(NamedTuple):
@@ -79,6 +91,7 @@ def open_dataset(
     split: str | None = None,
     labels: str | Path | None = None,
     limit: int | None = None,
+    resize: str = "squash",
     seed: int = 0,
 ) -> DataSet:
     """
@@ -94,6 +107,9 @@ def open_dataset(
             index in the network's output. Default: None, by the wnids of the
             annotations, which ``LOC_synset_mapping.txt`` lists
         limit (int, optional): How many pictures ``shapes`` draws. Default: None
+        resize (str): How pictures are made square: ``squash`` or ``crop``, see
+            :func:`~captum_cams.evaluation.pictures.resize_picture`. Those of ``shapes``
+            are square already. Default: ``squash``
         seed (int): Seed of the pictures of ``shapes``. Default: 0
 
     Raises:
@@ -115,11 +131,12 @@ def open_dataset(
     if not Path(root).is_dir():
         raise UserError(f"root must be a folder, got {root}")
     if name == "imagenet":
-        return _imagenet(Path(root), labels)
+        return _imagenet(Path(root), labels, resize)
     if name == "folder":
-        return _folder(Path(root))
+        return _folder(Path(root), resize)
     split = _split(name, Path(root), split)
-    return _voc(Path(root), split) if name == "voc" else _coco(Path(root), split)
+    opened = _voc if name == "voc" else _coco
+    return opened(Path(root), split, resize)
 
 
 DATASETS = ("shapes", "imagenet", "voc", "coco", "folder")
@@ -145,12 +162,14 @@ def _shapes(count: int, seed: int) -> DataSet:
     def load(index: int, size: int) -> Sample:
         # Not the seeds of the pictures that the network was trained on.
         drawn = shape_pictures(1, size, seed=(seed + 1) * 10**7 + index)
-        return Sample(drawn.images[0], {int(drawn.labels): drawn.boxes})
+        label = int(drawn.labels)
+        share = covered_share(drawn.boxes, (size, size))
+        return Sample(drawn.images[0], {label: drawn.boxes}, 1, {label: share})
 
     return DataSet([f"shape {i}" for i in range(count)], CLASSES, load)
 
 
-def _folder(root: Path) -> DataSet:
+def _folder(root: Path, resize: str) -> DataSet:
     try:
         found = vision.ImageFolder(root)
     except FileNotFoundError as error:
@@ -160,13 +179,13 @@ def _folder(root: Path) -> DataSet:
 
     def load(index: int, size: int) -> Sample:
         path, label = found.samples[index]
-        return _sample(path, size, {label: []})
+        return _sample(path, size, resize, {label: []})
 
     names = [str(Path(path).relative_to(root)) for path, _ in found.samples]
     return DataSet(names, found.classes, load)
 
 
-def _voc(root: Path, split: str) -> DataSet:
+def _voc(root: Path, split: str, resize: str) -> DataSet:
     year, _, images = split.partition("-")
     try:
         found = vision.VOCDetection(root, year, images)
@@ -180,12 +199,12 @@ def _voc(root: Path, split: str) -> DataSet:
                 raise UserError(f"{found.annotations[index]} has the class {name!r}")
             box = (x0 - 1, y0 - 1, x1, y1)
             boxes.setdefault(VOC_CLASSES.index(name), []).append(box)
-        return _sample(found.images[index], size, boxes)
+        return _sample(found.images[index], size, resize, boxes)
 
     return DataSet([Path(path).name for path in found.images], VOC_CLASSES, load)
 
 
-def _coco(root: Path, split: str) -> DataSet:
+def _coco(root: Path, split: str, resize: str) -> DataSet:
     annotations = root / "annotations" / f"instances_{split}.json"
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it talks
@@ -209,19 +228,20 @@ def _coco(root: Path, split: str) -> DataSet:
         for one in coco.imgToAnns[numbers[index]]:
             try:
                 x, y, width, height = map(float, one["bbox"])
+                box = check_box(x, y, x + width, y + height)
                 label = categories.index(one["category_id"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"the annotation of {names[index]} is broken: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-            boxes.setdefault(label, []).append((x, y, x + width, y + height))
-        return _sample(root / split / names[index], size, boxes)
+            boxes.setdefault(label, []).append(box)
+        return _sample(root / split / names[index], size, resize, boxes)
 
     return DataSet(names, classes, load)
 
 
-def _imagenet(root: Path, labels: str | Path | None) -> DataSet:
+def _imagenet(root: Path, labels: str | Path | None, resize: str) -> DataSet:
     base = root / "ILSVRC" if (root / "ILSVRC").is_dir() else root
     pictures = base / "Data/CLS-LOC/val"
     annotations = base / "Annotations/CLS-LOC/val"
@@ -243,7 +263,7 @@ def _imagenet(root: Path, labels: str | Path | None) -> DataSet:
             if not objects or objects[0][0] not in wnids:
                 raise UserError(f"{annotation} names no class of ImageNet")
             label = wnids[objects[0][0]]
-        return _sample(path, size, {label: [box for _, box in objects]})
+        return _sample(path, size, resize, {label: [box for _, box in objects]})
 
     return DataSet([path.name for path in files], (), load)
 
@@ -286,15 +306,23 @@ def _labels(path: Path) -> dict[str, int]:
 
 
 def _sample(
-    path: str | Path, size: int, boxes: Mapping[int, Sequence[Sequence[float]]]
+    path: str | Path,
+    size: int,
+    resize: str,
+    boxes: Mapping[int, Sequence[Sequence[float]]],
 ) -> Sample:
-    """The picture, and what the crop leaves of its boxes."""
+    """The picture and its boxes at a size, and what is stored of them."""
     if not boxes:
         raise UserError(f"{Path(path).name} has no annotated object")
     image = open_picture(path)
-    seen: dict[int, Tensor] = {}
-    pixels = torch.empty(0)
-    for label in sorted(boxes):
-        rows = torch.tensor(boxes[label], dtype=torch.float32).reshape(-1, 4)  # (n, 4)
-        pixels, seen[label] = crop_square(image, size, rows)
-    return Sample(pixels, seen)
+    shape = image.height, image.width
+    stored = {
+        label: torch.tensor(boxes[label], dtype=torch.float64).reshape(-1, 4)  # (n, 4)
+        for label in sorted(boxes)
+    }
+    return Sample(
+        resize_picture(image, size, resize),
+        {at: resize_boxes(rows, shape, size, resize) for at, rows in stored.items()},
+        sum(map(len, stored.values())),
+        {at: covered_share(rows, shape) for at, rows in stored.items()},
+    )

@@ -27,9 +27,9 @@ class Candidate(NamedTuple):
     right: bool
     """Whether the network gives the class the highest output."""
     boxes: int
-    """The number of boxes around objects of all classes."""
+    """The number of boxes around objects of all classes, as stored."""
     share: float
-    """The share of the picture's pixels in the boxes of the class."""
+    """The share of the stored picture's area in the boxes of the class."""
 
 
 @dataclass(frozen=True)

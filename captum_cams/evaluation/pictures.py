@@ -1,11 +1,11 @@
 """Files of pictures, and the boxes on them, brought to a network's size."""
 
+import math
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import tv_tensors
@@ -16,10 +16,15 @@ from captum_cams.evaluation.errors import UserError
 transforms: Any = functional  # its types know tensors alone
 tensors: Any = tv_tensors  # its types leave out what is public
 
+RESIZE = ("squash", "crop")
+"""How a picture of any sides is made square, see :func:`resize_picture`."""
+
 
 def open_picture(path: str | Path) -> Any:
     """
     A picture of PIL in RGB, its pixels as they are stored.
+
+    Boxes of annotations refer to these, whichever way the camera was held.
 
     Raises:
         UserError: If it cannot be read.
@@ -32,6 +37,7 @@ def open_picture(path: str | Path) -> Any:
                 # Pillow would cut 16 bits off at 255, and leave almost all white.
                 gray = np.asarray(file) // 256
                 image = Image.fromarray(gray.clip(0, 255).astype(np.uint8))
+                image.info = file.info  # with EXIF, which says what is up
             return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise all kinds
         reason = getattr(error, "strerror", None) or "not a picture, or a broken one"
@@ -43,37 +49,89 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_picture(path: str | Path, size: int) -> Tensor:
-    """The upright picture's central square in [0, 1], (3, size, size)."""
-    return crop_square(ImageOps.exif_transpose(open_picture(path)), size)[0]
+def read_picture(path: str | Path, size: int, resize: str) -> Tensor:
+    """The upright picture in [0, 1], (3, size, size); `resize` is of :data:`RESIZE`."""
+    return resize_picture(ImageOps.exif_transpose(open_picture(path)), size, resize)
 
 
-def crop_square(
-    image: Any, size: int, boxes: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def resize_picture(image: Any, size: int, resize: str) -> Tensor:
     """
-    The central square of a picture, and what of its boxes lies inside.
+    A picture of any sides as a square one.
+
+    Pixels are interpolated by Pillow's bilinear filter, which is antialiased: what
+    torchvision's ``Resize`` does to a picture of PIL.
 
     Args:
         image: A picture of PIL, in RGB.
-        size (int): Pixels along each side of the result. The picture is resized to so
-            many along its shorter side, then cropped.
-        boxes (Tensor, optional): (n, 4), the edges x0, y0, x1, y1 in the picture's
-            pixels, x1 and y1 exclusive. Default: None, no boxes
+        size (int): Pixels along each side of the result.
+        resize (str): ``squash``: both sides to `size`, as torchvision's
+            ``Resize((size, size))``; ``crop``: the shorter side to `size`, of which
+            the central square is kept.
 
     Returns:
-        **pixels** in [0, 1], (3, size, size), and **boxes** in the same form, (m, 4),
-        m <= n: those of which the crop leaves something.
+        *Tensor* in [0, 1], (3, size, size).
     """
-    edges = torch.zeros(0, 4) if boxes is None else boxes.float()
-    there = tensors.BoundingBoxes(
-        edges, format="XYXY", canvas_size=(image.height, image.width)
-    )
-    there = transforms.center_crop(transforms.resize(there, [size]), [size])
-    seen = (there[:, 2] > there[:, 0]) & (there[:, 3] > there[:, 1])  # (n,)
-    image = transforms.center_crop(transforms.resize(image, [size]), [size])
-    pixels = transforms.pil_to_tensor(image).float() / 255  # (3, size, size)
-    return pixels, there.as_subclass(Tensor)[seen]  # (m, 4)
+    pixels: Tensor = transforms.pil_to_tensor(_squared(image, size, resize))
+    return pixels.float() / 255  # (3, size, size)
+
+
+def resize_boxes(
+    boxes: Tensor, stored: tuple[int, int], size: int, resize: str
+) -> Tensor:
+    """
+    The boxes on a picture after :func:`resize_picture`, clipped to it.
+
+    Args:
+        boxes (Tensor): (n, 4), the edges x0, y0, x1, y1 in pixels of the stored
+            picture, x1 and y1 exclusive.
+        stored (tuple of int): Height and width of the stored picture.
+        size (int): As for the picture.
+        resize (str): Likewise.
+
+    Returns:
+        *Tensor* in the same form, (m, 4), m <= n: the boxes of which something is left.
+    """
+    there = tensors.BoundingBoxes(boxes.float(), format="XYXY", canvas_size=stored)
+    edges: Tensor = _squared(there, size, resize).as_subclass(Tensor).clamp(0, size)
+    left = (edges[:, 2] > edges[:, 0]) & (edges[:, 3] > edges[:, 1])  # (n,)
+    return edges[left]  # (m, 4)
+
+
+def _squared(one: Any, size: int, resize: str) -> Any:
+    """A picture of PIL or its boxes, of which torchvision treats both alike."""
+    if resize == "squash":
+        return transforms.resize(one, [size, size])
+    return transforms.center_crop(transforms.resize(one, [size]), [size])
+
+
+def covered_share(boxes: Tensor, stored: tuple[int, int]) -> float:
+    """
+    The share of a picture's area in the union of boxes.
+
+    Args:
+        boxes (Tensor): As for :func:`resize_boxes`; what lies outside of the picture
+            does not count.
+        stored (tuple of int): Height and width of the picture.
+
+    Returns:
+        *float* in [0, 1]: of the area, without rounding to pixels.
+    """
+    height, width = stored
+    x = boxes[:, 0::2].double().clamp(0, width)  # (n, 2), left and right
+    y = boxes[:, 1::2].double().clamp(0, height)  # (n, 2), top and bottom
+    # No edge runs through a cell of the grid that all edges make.
+    columns, in_columns = _cells(x)  # (X,), (n, X)
+    rows, in_rows = _cells(y)  # (Y,), (n, Y)
+    covered = (in_rows.T @ in_columns).clamp(max=1)  # (Y, X)
+    return float(rows @ covered @ columns) / (height * width)
+
+
+def _cells(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Widths of the cells between neighboring ends, and which intervals hold them."""
+    edges = ends.flatten().sort().values  # (X + 1,)
+    starts = edges[:-1]  # (X,)
+    inside = (ends[:, :1] <= starts) & (starts < ends[:, 1:])  # (n, X)
+    return edges.diff(), inside.double()
 
 
 def read_annotation(path: str | Path) -> list[tuple[str, tuple[float, ...]]]:
@@ -126,8 +184,15 @@ def read_annotation(path: str | Path) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def _box(texts: dict[str, str]) -> tuple[float, ...]:
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    box = tuple(float(texts[side]) for side in sides)
-    if not (0 <= box[0] < box[2] < 1e6 and 0 <= box[1] < box[3] < 1e6):
-        raise ValueError(f"a box has the edges {', '.join(map(str, box))}")
-    return box
+    return check_box(*(float(texts[side]) for side in ("xmin", "ymin", "xmax", "ymax")))
+
+
+def check_box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, ...]:
+    """The edges; ValueError if they are those of no box. A box may be empty."""
+    edges = (x0, y0, x1, y1)
+    if not (all(map(math.isfinite, edges)) and x0 <= x1 and y0 <= y1):
+        raise ValueError(
+            f"a box has the edges {', '.join(map(str, edges))}, which must be finite "
+            "and in the order left, top, right, bottom"
+        )
+    return edges

@@ -16,6 +16,7 @@ from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.networks import load_network, load_transform
 from captum_cams.evaluation.papers import PAPERS
+from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.processes import Team, one_thread, processes, seeded
 from captum_cams.evaluation.results import (
@@ -54,6 +55,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     labels: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
+    resize: str = "squash",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     batch_size: int = 8,
@@ -115,6 +117,10 @@ def evaluate(  # noqa: PLR0913, PLR0917
             all
         size (int, optional): Height and width of the pictures. Default: None, as the
             model wants them
+        resize (str): How pictures are made square: ``squash``, both sides to `size`, as
+            in the papers' experiments, or ``crop``, the shorter side to `size` and of
+            this the central square. Boxes go with the picture. Which pictures a
+            protocol takes depends on the boxes as they are stored. Default: ``squash``
         mean (sequence of float, optional): Of the colors in [0, 1], for normalizing.
             Default: None, as the model wants it
         std (sequence of float, optional): Likewise.
@@ -154,12 +160,14 @@ def evaluate(  # noqa: PLR0913, PLR0917
     size = optional_count("size", size)
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PAPERS))
+    check_choice("resize", resize, RESIZE)
     settings = Settings(
         dataset=dataset,
         root=resolved("root", root),
         split=split,
         labels=resolved("labels", labels),
         limit=optional_count("limit", limit),
+        resize=resize,
         model=type(model).__name__ if isinstance(model, Module) else model,
         weights=None if weights is None else str(weights),
         protocol=protocol,
@@ -184,6 +192,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
             split=split,
             labels=labels,
             limit=settings.limit,
+            resize=resize,
             seed=settings.seed,
         )
         plan = make_plan(network, data, layers, settings, team.device, transform)

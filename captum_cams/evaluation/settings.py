@@ -19,6 +19,7 @@ class Settings:
     split: str | None
     labels: str | None
     limit: int | None
+    resize: str
     model: str | None
     """Its name; None is the network of the examples."""
     weights: str | None
