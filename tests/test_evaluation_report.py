@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -14,11 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_cams.evaluation import figures, papers, report, tables
+from captum_cams.evaluation import figures, report, tables
+from captum_cams.evaluation.metrics import METRICS
+from captum_cams.evaluation.papers import GROUPS, PAPERS, PERCENTILES
 from captum_cams.evaluation.results import Records
-from captum_cams.evaluation.summary import Mean, Means, Summary
+from captum_cams.evaluation.summary import Difference, Mean, Means, Summary
 
 EPS = [1e-8, 1e-4]
+DROP, OVERALL = "average_drop(eps=1e-08)", "overall"
 METHODS = ["grad-cam", "rsi-grad-cam", "rise"]
 ABLATIONS = ["group-cam(groups=8)", "group-cam(denoise_percentile=50)"]
 
@@ -33,6 +37,7 @@ def a_run(**changes):
             "igc": METHODS[:2],
             "group-cam": [*METHODS, "group-cam", *ABLATIONS],
         },
+        "metrics": {protocol: [*paper.metrics] for protocol, paper in PAPERS.items()},
         "layers": ["block.4", "block.5"],
         "classes": ["cat", "dog"],
         "eps": EPS,
@@ -73,8 +78,9 @@ def all_values(draw, method):
         "heatmap_mean": draw() * 1e-3,
         "heatmap_mean(normalize)": draw(),
         "dark_heatmaps": [float(draw() < 0.3), float(draw() < 0.7)],
-        "average_drop": draw(),
-        "increase_in_confidence": float(draw() < 0.5),
+        "average_drop(eps=1e-08)": draw(),
+        "increase_in_confidence(eps=1e-08)": float(draw() < 0.5),
+        "pixel_energy(normalize)": draw() if draw() < 0.8 else None,
         "pixel_energy": draw() if draw() < 0.8 else None,
         "box_overlap.iou": [draw(), draw()],
         "box_overlap.iob": [draw(), draw()],
@@ -85,8 +91,11 @@ def all_values(draw, method):
         "insertion_curve": sorted(draw() for _ in range(5)),
         "deletion_curve": sorted((draw() for _ in range(5)), reverse=True),
         "pointing_game": float(draw() < 0.5),
-        "randomization_check.spearman": [draw(), draw()],
-        "randomization_check.ssim": [draw(), draw()],
+        **{
+            f"randomization_check.{mode}.{likeness}": [draw(), draw()]
+            for mode in ("cascading", "independent")
+            for likeness in ("spearman", "ssim")
+        },
     }
 
 
@@ -131,9 +140,9 @@ def the_row(folder, **wanted):
 
 def test_means_and_standard_errors_are_those_by_hand(tmp_path):
     numbers = [0.25, None, 0.5, 1.0]
-    records = [a_record(i, values={"average_drop": x}) for i, x in enumerate(numbers)]
+    records = [a_record(i, values={DROP: x}) for i, x in enumerate(numbers)]
     tables.write(tmp_path, Summary(a_run(), records))
-    row = the_row(tmp_path, metric="average_drop", method="grad-cam")
+    row = the_row(tmp_path, metric=DROP, method="grad-cam")
     mean = 1.75 / 3
     squares = (0.25 - mean) ** 2 + (0.5 - mean) ** 2 + (1 - mean) ** 2
     assert float(row["mean"]) == pytest.approx(mean, rel=1e-15)
@@ -179,7 +188,8 @@ def test_by_class_and_mean_over_classes(tmp_path):
     for metric, wanted in (("pointing_game", 0.5), ("pixel_energy", 0.125)):
         row = the_row(tmp_path, metric=metric, category="cat")
         assert float(row["mean"]) == wanted and row["count"] == "2"
-    row = the_row(tmp_path, metric="pointing_accuracy")
+    row = the_row(tmp_path, category="mean of classes")
+    assert row["metric"] == "pointing_game"
     assert (float(row["mean"]), row["count"]) == (0.75, "2")
     # Errors 0.5 of the cats and 0 of the dogs.
     assert float(row["standard_error"]) == pytest.approx(0.25)
@@ -192,7 +202,7 @@ def test_classes_that_share_a_name_stay_apart(tmp_path):
     ]
     tables.write(tmp_path, Summary(a_run(), records))
     names = {row["category"] for row in rows(tmp_path)}
-    assert names == {"all", "crane (134)", "crane (517)"}
+    assert names == {"all", "crane (134)", "crane (517)", "mean of classes"}
 
 
 def test_names_that_are_not_unicode_can_be_written(tmp_path):
@@ -201,28 +211,67 @@ def test_names_that_are_not_unicode_can_be_written(tmp_path):
     assert the_row(tmp_path, metric="pointing_game", category="caf\\udce9")
 
 
+NOISE, CLEAR, ITSELF = (
+    Difference(-1, -2, 1),
+    Difference(-2, -3, -1),
+    Difference(0, 0, 0),
+)
+
+
 @pytest.mark.parametrize(
-    ("metric", "means", "best"),
+    ("differences", "best"),
     [
-        ("average_drop", [0.5, 0.25, None], [1]),
-        ("insertion_auc", [0.5, 0.25, 0.75], [2]),
-        ("insertion_auc", [0.5001, 0.5, 0.1], [0, 1]),  # 50.0 each, as they are read
-        ("deletion_auc", [0.5, 0.5, None], []),  # none is better than another
-        ("heatmap_mean(normalize)", [0.5, 0.25, 0.1], []),
-        ("deletion_auc", [None, 0.25], []),  # nothing to compare with
+        ([CLEAR, ITSELF, None], [1]),
+        ([NOISE, ITSELF, CLEAR], [0, 1]),
+        ([NOISE, ITSELF, None], []),  # no method is shown to be better than another
+        ([None, None, None], []),  # nothing is ranked
     ],
 )
-def test_the_best_are_bold_by_the_metrics_direction(metric, means, best):
-    row = tables.cells([Mean(mean, None, 1) for mean in means], metric)
+def test_only_what_the_data_support_is_bold(differences, best):
+    means = [Mean(0.5, 0.1, 9)] * 3
+    row = tables.cells(means, METRICS[OVERALL], differences)
     assert [i for i, cell in enumerate(row) if cell.best] == best
 
 
+def test_paired_differences_are_those_by_hand():
+    """Of maps that both methods have; the interval is the bootstrap's."""
+    draw = np.random.default_rng(0)
+    easy = draw.random(40)  # what makes a picture easy is common to all methods
+    rows = {
+        "grad-cam": easy,
+        "rsi-grad-cam": easy + 0.1 + 0.01 * draw.standard_normal(40),
+        "rise": easy + 0.1 + 0.01 * draw.standard_normal(40),
+    }
+    rows["rise"][7] = math.nan
+    records = [
+        a_record(i, method, "" if method == "rise" else "block.4", {OVERALL: values[i]})
+        for i in range(40)
+        for method, values in rows.items()
+    ]
+    for record in records:
+        value = record["values"][OVERALL]
+        record["values"][OVERALL] = None if math.isnan(value) else value
+    summary = Summary(a_run(), records)
+    found = summary.differences("group-cam", METHODS, "block.4", OVERALL)
+    means = {method: np.nanmean(values) for method, values in rows.items()}
+    best = max(means, key=means.get)
+    for method, difference in zip(METHODS, found, strict=True):
+        known = ~np.isnan(rows[method]) & ~np.isnan(rows[best])
+        d = rows[method][known] - rows[best][known]
+        assert difference.mean == pytest.approx(d.mean())
+        resampled = draw.choice(d, (4000, len(d))).mean(1)
+        wanted = np.quantile(resampled, [0.025, 0.975])
+        assert difference[1:] == pytest.approx(wanted, abs=0.002)
+        assert difference.is_noise == (method != "grad-cam")
+    assert summary.differences("rsi", METHODS[:2], "block.4", "heatmap_mean") == [None, None]  # fmt: skip
+
+
 def test_cells_are_written_as_in_the_papers():
-    (cell,) = tables.cells([Mean(0.12345, 0.0021, 9)], "pixel_energy")
+    (cell,) = tables.cells([Mean(0.12345, 0.0021, 9)], METRICS["pixel_energy"])
     assert cell.text == "12.35 ± 0.21"
-    (cell,) = tables.cells([Mean(-1e-9, None, 1)], "overall")
+    (cell,) = tables.cells([Mean(-1e-9, None, 1)], METRICS[OVERALL])
     assert cell.text == "0.0"
-    (cell,) = tables.cells([Mean(None, None, 0, 3)], "overall")
+    (cell,) = tables.cells([Mean(None, None, 0, 3)], METRICS[OVERALL])
     assert cell.text == "\N{EN DASH}"
 
 
@@ -241,7 +290,7 @@ def test_markdown_holds_the_papers_tables(tmp_path):
     assert "# net \\<b\\> on folder" in text
     assert "| EBPG, % ↑ | 50.00 ± 0.00 | **62.50** ± 0.00 |" in text
     assert "| insertion, % ↑ | 50.0 ± 0.0 | **62.5** ± 0.0 | 25.0 | 0.0 ± 0.0 |" in text
-    assert "| 8 | **75.0** |" in text and "| 32 | 0.0 ± 0.0 |" in text
+    assert "| 8 | 75.0 |" in text and "| 32 | 0.0 ± 0.0 |" in text
     assert "nan" not in text.lower()
 
 
@@ -271,9 +320,9 @@ def test_probability_of_dark_maps_is_of_the_dark_ones_alone(tmp_path):
 
 def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
     records = [
-        a_record(0, values={"average_drop": 0.5}, protocols=["group-cam"]),
-        a_record(0, target=1, values={"average_drop": 0.5}, protocols=["group-cam"]),
-        a_record(1, "rise", "", values={"average_drop": 0.5}),
+        a_record(0, values={DROP: 0.5}, protocols=["group-cam"]),
+        a_record(0, target=1, values={DROP: 0.5}, protocols=["group-cam"]),
+        a_record(1, "rise", "", values={DROP: 0.5}),
         {"index": 2, "picture": "a", "skipped": "is broken"},
         {"index": 3, "picture": "b", "protocols": []},
     ]
@@ -294,8 +343,8 @@ def test_what_was_not_reached_is_told():
 def test_without_pictures_all_files_say_so(tmp_path):
     run, records = a_run(), [{"index": 0, "picture": "a", "protocols": []}]
     tables.write(tmp_path, Summary(run, records))
-    figures.write(tmp_path, Summary(run, records), records)
-    report.write(tmp_path, Summary(run, records), records, gallery)
+    drawings = figures.write(tmp_path, Summary(run, records), records)
+    report.write(tmp_path, Summary(run, records), records, drawings, gallery)
     for name in ("summary.md", "report.html"):
         text = (tmp_path / name).read_text("utf-8")
         assert "No picture passed the filter of RSI-Grad-CAM" in text
@@ -356,43 +405,44 @@ def evaluated(tmp_path_factory):
         return gallery(*key)
 
     tables.write(folder, Summary(run, records))
-    figures.write(folder, Summary(run, records), records)
-    report.write(folder, Summary(run, records), records, noted)
-    return folder, asked
+    drawings = figures.write(folder, Summary(run, records), records)
+    report.write(folder, Summary(run, records), records, drawings, noted)
+    return folder, asked, drawings
 
 
 def test_figures_are_pictures_with_captions(evaluated):
-    folder, _ = evaluated
+    folder, _, drawings = evaluated
     files = {path.name: path for path in (folder / "figures").iterdir()}
     assert set(files) == {
         "rsi-heatmap-means-before.png",
         "rsi-heatmap-means-after.png",
         "rsi-dark-heatmaps.png",
-        "rsi-rolling-average_drop.png",
-        "rsi-rolling-increase_in_confidence.png",
-        "rsi-rolling-pixel_energy.png",
-        "rsi-rolling-iou-block.4.png",
-        "rsi-rolling-iob-block.4.png",
-        "rsi-rolling-ior-block.4.png",
+        "rsi-confidence-last.png",
+        "rsi-energy.png",
+        "rsi-overlap-last.png",
         "group-cam-curves.png",
         "group-cam-groups.png",
         "group-cam-theta.png",
-        "group-cam-sanity-spearman.png",
-        "group-cam-sanity-ssim.png",
+        "group-cam-sanity-cascading-spearman.png",
+        "group-cam-sanity-cascading-ssim.png",
+        "group-cam-sanity-independent-spearman.png",
+        "group-cam-sanity-independent-ssim.png",
     }
-    for name, path in files.items():
+    for path in files.values():
         with Image.open(path) as image:
             assert image.format == "PNG"
-            assert name.startswith(image.info["Subject"])
-            assert image.info["Description"].endswith(".")
+    assert [drawing.path for drawing in drawings] == [
+        files[d.path.name] for d in drawings
+    ]
+    for drawing in drawings:
+        assert drawing.path.name.startswith(drawing.protocol)
+        assert re.match(r"(Fig\.|Table) \d+: ", drawing.caption)
+        assert drawing.caption.endswith(".")
 
 
 def test_the_best_typical_and_worst_are_chosen_by_the_main_metric():
     drops = [0.5, 0.1, 0.9, None, 0.3, 0.6]  # lower is better
-    records = [
-        a_record(i, values={"average_drop": x, "overall": x})
-        for i, x in enumerate(drops)
-    ]
+    records = [a_record(i, values={DROP: x, "overall": x}) for i, x in enumerate(drops)]
     chosen = report.cases(a_run(), records)
     of_rsi = chosen["rsi", "grad-cam", "block.4"]
     assert [case.picture for case in of_rsi] == [1, 0, 2]
@@ -426,7 +476,7 @@ class Page(HTMLParser):
 
 
 def test_the_report_is_one_sound_file_that_shows_all(evaluated):
-    folder, asked = evaluated
+    folder, asked, _ = evaluated
     page = Page()
     page.feed((folder / "report.html").read_text("utf-8"))
     assert page.open == []
@@ -440,44 +490,66 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
     content = base64.b64decode(page.images[-1]["src"].split(",")[1])
     assert Image.open(io.BytesIO(content)).format == "JPEG"
     assert all(image["alt"] for image in page.images)
-    numbers = re.findall(r"\(Fig\. (\d+)", " ".join(i["alt"] for i in page.images))
-    assert numbers == ["13", "14", "15", "16", "17", *["19"] * 4, "4", "5", "6", "6"]
+    captions = [i["alt"] for i in page.images if "image/png" in i["src"]]
+    numbers = [caption.partition(":")[0] for caption in captions]
+    of_rsi = [f"Fig. {n}" for n in (13, 14, 15, 16, 19, 20)]
+    assert numbers == [*of_rsi, "Fig. 4", "Table 2", "Fig. 5", *["Fig. 6"] * 4]
     assert len(asked) == len(set(asked))  # nothing is explained twice
     for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
         assert text in page.text
 
 
 def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
-    records = [a_record(values={"pixel_energy": 0.5, "average_drop": None})]
-    tables.write(tmp_path, Summary(a_run(), records))
+    values = {"pixel_energy": 0.5, "bbox_score": None}
+    tables.write(tmp_path, Summary(a_run(), [a_record(values=values)]))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "| EBPG, % ↑ | 50.00 | \N{EN DASH} |" in text
-    assert "| average drop, % ↓ | \N{EN DASH} | \N{EN DASH} |" in text
+    assert "| Bbox, % ↑ | \N{EN DASH} | \N{EN DASH} |" in text
     assert "left out: 1." in text
-    for absent in ("increase", "IoU", "insertion", "Pointing", "Sanity", "Groups"):
-        assert absent not in text
+    measured = text[: text.index("as printed")]
+    for absent in ("Increase", "IoU", "insertion", "Pointing", "Sanity", "groups"):
+        assert absent not in measured
 
 
 def test_metrics_of_other_papers_have_a_table_where_they_are_asked_for(tmp_path):
-    run = a_run(settings={"metrics": ["bbox_score", "box_overlap", "overall"]})
+    keys = ["bbox_score", "box_overlap.iou", "overall"]
+    run = a_run(methods={"igc": METHODS[:2]}, metrics={"igc": keys})
     values = {"bbox_score": 0.25, "box_overlap.iou": [0.5, 0.75], "overall": 0.125}
     tables.write(tmp_path, Summary(run, [a_record(values=values, protocols=["igc"])]))
     text = (tmp_path / "summary.md").read_text("utf-8")
     table = text[text.index("### Other metrics") :]
+    table = table[: table.index("as printed")]
     assert "| Bbox, % ↑ | 25.00 |" in text
     assert "| Bbox" not in table
-    for row in ("IoU at 0.25, % ↑ | 50.00", "IoU at 0.5, % ↑ | 75.00", "over-all"):
+    for row in ("IoU, % ↑ at 0.25 | 50.00", "IoU, % ↑ at 0.5 | 75.00", "over-all"):
         assert f"| {row}" in table
     assert "box_overlap.iou" in (tmp_path / "summary.csv").read_text("utf-8")
 
 
-def test_ablations_are_apart_and_other_arguments_are_not():
+def test_a_metric_of_the_users_own_is_in_the_tables(tmp_path, monkeypatch):
+    mine = dataclasses.replace(METRICS["overall"], label="mine", higher_is_better=None)
+    monkeypatch.setitem(METRICS, "my_metric", mine)
+    run = a_run(methods={"igc": METHODS[:2]}, metrics={"igc": ["my_metric"]})
+    records = [a_record(values={"my_metric": 0.25}, protocols=["igc"])]
+    tables.write(tmp_path, Summary(run, records))
+    assert "| mine, % | 25.0 |" in (tmp_path / "summary.md").read_text("utf-8")
+    assert the_row(tmp_path, metric="my_metric", method="grad-cam")["mean"] == "0.25"
+
+
+def test_what_the_papers_print_stands_beside_what_was_measured(tmp_path):
+    records = [a_record(values={"pixel_energy": 0.5})]
+    tables.write(tmp_path, Summary(a_run(), records))
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| EBPG, % ↑ | 55.44 | 46.29 | 55.94 |" in text
+    assert "Printed in the paper for ResNet-50: other weights" in text
+
+
+def test_sweeps_are_apart_and_other_arguments_are_not():
     names = ["group-cam", *ABLATIONS, "group-cam(use_gradients=False)", "rise"]
     run = a_run(methods={"group-cam": names})
-    assert papers.ablation_methods(run, "groups") == {8: ABLATIONS[0], 32: "group-cam"}
-    theta = {50: ABLATIONS[1], 70: "group-cam"}
-    assert papers.ablation_methods(run, "denoise_percentile") == theta
-    assert papers.compared_methods(run, "group-cam") == [names[0], *names[3:]]
+    assert GROUPS.labels()[8] == ABLATIONS[0] and GROUPS.labels()[32] == "group-cam"
+    assert max(GROUPS.labels(64)) == 64
+    assert PERCENTILES.labels()[50] == ABLATIONS[1]
+    assert tables.compared_methods(run, "group-cam") == [names[0], *names[3:]]
     run = a_run(methods={"group-cam": ABLATIONS[:1]})
-    assert papers.ablation_methods(run, "groups") == {}  # nothing to compare with
-    assert papers.compared_methods(run, "group-cam") == ABLATIONS[:1]
+    assert tables.compared_methods(run, "group-cam") == ABLATIONS[:1]

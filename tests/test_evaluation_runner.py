@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,16 +18,13 @@ from torch import nn
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
 from captum_cams.evaluation import batches, evaluate, plan, runner
 from captum_cams.evaluation.methods import ExplainTask, parse_method
-from captum_cams.evaluation.protocols import (
-    ALL_METRICS,
-    CURVE_STEPS,
-    EPS,
-    POINTING_TOLERANCE,
-    PROTOCOLS,
-    THRESHOLDS,
-    TOP,
+from captum_cams.evaluation.metrics import CURVE_STEPS, EPS, METRICS, THRESHOLDS, TOP
+from captum_cams.evaluation.papers import (
+    GROUPS,
+    OUR_CHOICE,
+    PAPERS,
+    SETTINGS,
     Candidate,
-    ablations,
 )
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import shape_pictures, shapes_model
@@ -81,7 +79,7 @@ def pictures(tmp_path):
 @pytest.fixture
 def no_report(monkeypatch):
     """The summary alone."""
-    monkeypatch.setattr(runner.figures, "write", lambda *_: None)
+    monkeypatch.setattr(runner.figures, "write", lambda *_: [])
     monkeypatch.setattr(runner.report, "write", lambda *_: None)
 
 
@@ -104,7 +102,7 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
         "size": 64,
     }
     methods = ["rsi-grad-cam", "group-cam(groups=4)"]
-    chosen = [name for name in ALL_METRICS if name != "randomization_check"]
+    chosen = [key for key, metric in METRICS.items() if metric.measure is not None]
     records = list(evaluate("out", methods=methods, metrics=chosen, **arguments))
     assert len(records) == 2 * 2 * 2
     model = shapes_model()
@@ -123,7 +121,8 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
             of_model = (model, images, full)
             of_boxes = {"regions": boxes, "size": (64, 64)}
             curves = {"target": target, "n_steps": CURVE_STEPS}
-            overlap = metrics.box_overlap(full, boxes, THRESHOLDS, size=(64, 64))
+            options = {"size": (64, 64), "eps": 1e-8}
+            overlap = metrics.box_overlap(full, boxes, THRESHOLDS, **options)
             wanted = {
                 "heatmap_mean": metrics.heatmap_mean(full),
                 "heatmap_mean(normalize)": metrics.heatmap_mean(
@@ -131,6 +130,15 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
                 ),
                 "dark_heatmaps": torch.stack(
                     [metrics.dark_heatmaps(full, eps) for eps in EPS], 1
+                ),
+                "average_drop(eps=1e-08)": metrics.average_drop(
+                    *of_model, target=target, eps=1e-8
+                ),
+                "increase_in_confidence(eps=1e-08)": metrics.increase_in_confidence(
+                    *of_model, target=target, eps=1e-8
+                ),
+                "pixel_energy(normalize)": metrics.pixel_energy(
+                    metrics.normalize(full, 1e-8), **of_boxes
                 ),
                 "average_drop": metrics.average_drop(*of_model, target=target),
                 "increase_in_confidence": metrics.increase_in_confidence(
@@ -144,8 +152,9 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
                 ),
                 "pixel_energy": metrics.pixel_energy(full, **of_boxes),
                 "bbox_score": metrics.bbox_score(full, **of_boxes),
-                "pointing_game": metrics.pointing_game(
-                    full, tolerance=POINTING_TOLERANCE, **of_boxes
+                "pointing_game": metrics.pointing_game(full, **of_boxes),
+                "pointing_game(tolerance=15)": metrics.pointing_game(
+                    full, tolerance=15, **of_boxes
                 ),
                 "insertion_curve": metrics.insertion_curve(*of_model, **curves),
                 "deletion_curve": metrics.deletion_curve(*of_model, **curves),
@@ -216,7 +225,31 @@ def test_all_counts_and_nothing_is_silent(pictures, no_report):
     ],
 )
 def test_filters_of_the_papers(candidate, passed):
-    assert [name for name, of in PROTOCOLS.items() if of.wants(candidate)] == passed
+    assert [name for name, of in PAPERS.items() if of.wants(candidate)] == passed
+
+
+def test_the_papers_settings_have_a_source():
+    """Each number is printed somewhere, or said to be our choice."""
+    places = r"(section|sections|eq\.|Table|Fig\.|footnote|its method's section)"
+    for setting in SETTINGS:
+        assert setting.paper in PAPERS
+        source = setting.source
+        assert source.startswith(f"{OUR_CHOICE}: ") or re.match(places, source), setting
+
+
+def test_the_papers_compare_what_they_print():
+    methods = {name: paper.methods for name, paper in PAPERS.items()}
+    selected = "rsi-grad-cam(weighting='selected')"
+    assert methods["rsi"] == ("positive-grad-cam", "integrated-grad-cam", selected)
+    assert methods["igc"] == ("grad-cam", "grad-cam-plus-plus", "integrated-grad-cam")
+    for paper in PAPERS.values():
+        assert all(parse_method(text).label == text for text in paper.methods)
+        assert {*paper.metrics} <= METRICS.keys()
+        for table in paper.tables:
+            for rows in (table.printed or {}).values():
+                assert rows.keys() == {*table.metrics}
+                assert all({*row} == {*paper.methods} for row in rows.values())
+    assert (CURVE_STEPS, max(GROUPS.values)) == (100, 256)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +265,7 @@ def unbroken(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(sys, "path", list(sys.path))
-        patch.setattr(runner.figures, "write", lambda *_: None)
+        patch.setattr(runner.figures, "write", lambda *_: [])
         patch.setattr(runner.report, "write", lambda *_: None)
         evaluate("out", root="data", protocol="group-cam", **CUT)
     return place
@@ -535,9 +568,10 @@ def test_more_groups_than_channels_are_seen_before_the_first_picture(pictures):
     chosen = QUICK | {"methods": ["group-cam(groups=5)"], "root": pictures}
     with pytest.raises(ValueError, match=r"^group-cam\(groups=5\) needs .* got 4; ask"):
         evaluate("out", **chosen)
-    assert not any("groups" in name for name in ablations(24))
-    assert "group-cam(groups=16)" in ablations(32)
-    assert "group-cam(groups=32)" not in ablations(64)
+    assert plan._swept(GROUPS, 24) == []
+    assert "group-cam(groups=16)" in plan._swept(GROUPS, 32)
+    assert "group-cam(groups=32)" not in plan._swept(GROUPS, 64)
+    assert "group-cam(groups=64)" in plan._swept(GROUPS, 64)
 
 
 def test_one_score_is_no_choice_of_classes():
@@ -621,8 +655,12 @@ def test_sanity_is_checked_on_the_first_pictures(tmp_path, no_report):
         "block1",
     ]
     first, second = (record["values"] for record in records if "method" in record)
-    assert first.keys() == {"randomization_check.spearman", "randomization_check.ssim"}
-    assert len(first["randomization_check.ssim"]) == 6
+    assert first.keys() == {
+        f"randomization_check.{mode}.{likeness}"
+        for mode in ("cascading", "independent")
+        for likeness in ("spearman", "ssim")
+    }
+    assert all(len(values) == 6 for values in first.values())
     assert second == {}
 
 

@@ -30,7 +30,7 @@ from captum_cams.evaluation.metrics import (
     find_metrics,
 )
 from captum_cams.evaluation.networks import Network, transform_name
-from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF
+from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF, Sweep
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
@@ -221,10 +221,16 @@ def _of_paper(
         for table in paper.tables:
             swept = [key for key in table.metrics if key in wanted]
             if table.sweep is not None and swept:
-                most = channels if table.sweep is GROUPS else math.inf
-                for label in table.sweep.labels(most).values():
+                for label in _swept(table.sweep, channels):
                     asked.setdefault(label, swept)
     return asked
+
+
+def _swept(sweep: Sweep, channels: int) -> list[str]:
+    """The methods of a sweep; none where its default needs more channels."""
+    if sweep is not GROUPS:
+        return [*sweep.labels().values()]
+    return [*sweep.labels(channels).values()] if sweep.default <= channels else []
 
 
 def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:

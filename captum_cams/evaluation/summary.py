@@ -200,8 +200,8 @@ class Summary:
         """A value's mean at a layer, or without one for a method that knows none."""
         for name in (layer, ""):
             means = self._means.get((protocol, method, name, of_class))
-            if means is not None:
-                layout = self._layouts[protocol][of_class is not None]
+            layout = self._layouts[protocol][of_class is not None]
+            if means is not None and metric in layout.start:
                 return means[layout.start[metric] + position]
         return Mean(None, None, 0)
 
