@@ -1,6 +1,7 @@
 """Runs of a few pictures by a network of four outputs, too small to be right."""
 
 import json
+import operator
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
 from captum_cams.evaluation import batches, evaluate, plan, runner
 from captum_cams.evaluation.methods import ExplainTask, parse_method
 from captum_cams.evaluation.metrics import CURVE_STEPS, EPS, METRICS, THRESHOLDS, TOP
+from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.papers import (
     GROUPS,
     OUR_CHOICE,
@@ -27,6 +29,7 @@ from captum_cams.evaluation.papers import (
     Candidate,
 )
 from captum_cams.evaluation.results import Records
+from captum_cams.evaluation.shared_path import shares_path
 from captum_cams.examples import shape_pictures, shapes_model
 
 MODEL = """
@@ -508,6 +511,51 @@ def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
     evaluate("out", root=pictures, protocol="group-cam", **QUICK | {"batch_size": 6})
     shared = [("integrated-grad-cam", 2), ("rise", 2)]
     assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
+
+
+def test_methods_along_a_path_share_its_points(pictures, no_report, monkeypatch):
+    """And their maps are those that each of them makes alone."""
+    rows = []
+    forward = Network.forward
+
+    def counted(self, inputs):
+        rows.append(len(inputs))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    methods = ["rsi-grad-cam(weighting='selected')", "rsi-grad-cam", "integrated-grad-cam"]  # fmt: skip
+    chosen = QUICK | {"root": pictures, "protocol": "group-cam", "metrics": "heatmap_mean"}  # fmt: skip
+    passes, found = [], []
+    for labels in (methods, *([label] for label in methods)):
+        rows.clear()
+        records = evaluate("-".join(labels), **chosen | {"methods": labels})
+        passes.append(sum(rows))
+        found += [r for r in timeless(records) if "method" in r]
+    # A pass of each of the five pictures tells its probability; two layers share a path.
+    assert passes == [5 + 5 * 51] * 4
+    together, alone = found[: len(found) // 2], found[len(found) // 2 :]
+    key = operator.itemgetter("index", "method", "layer")
+    for one, other in zip(
+        sorted(together, key=key), sorted(alone, key=key), strict=True
+    ):
+        assert key(one) == key(other)
+        mean, of_other = (r["values"]["heatmap_mean"] for r in (one, other))
+        assert mean == pytest.approx(of_other, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sharing"),
+    [
+        (["rsi-grad-cam", "integrated-grad-cam"], 2),
+        (["rsi-grad-cam(n_steps=9)", "integrated-grad-cam(n_steps=9)"], 2),
+        (["rsi-grad-cam(n_steps=9)", "integrated-grad-cam"], 0),
+        (["rsi-grad-cam(tolerance=0.1)", "integrated-grad-cam(tolerance=0.1)"], 0),
+        (["rsi-grad-cam", "integrated-grad-cam(method='gausslegendre')"], 0),
+        (["rsi-grad-cam", "grad-cam"], 0),
+    ],
+)
+def test_only_equal_paths_are_shared(labels, sharing):
+    assert len(shares_path([parse_method(label) for label in labels])) == sharing
 
 
 def test_no_picture_at_all_is_an_error(pictures, no_report):

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.papers import PAPERS, Candidate
 from captum_cams.evaluation.plan import Plan
 from captum_cams.evaluation.records import Explained, Record, Value
+from captum_cams.evaluation.shared_path import explain_along_path, shares_path
 from captum_cams.metrics import randomization_check
 
 
@@ -32,6 +33,10 @@ class _Example:
     target: int
     probability: float
     protocols: list[str]
+
+
+_TimedMaps = tuple[list[Tensor], list[float]]
+"""A method's maps of each layer, and its seconds a picture."""
 
 
 def explain_batch(plan: Plan, number: int) -> list[Record]:
@@ -97,11 +102,16 @@ def _explained(
         for index, _ in samples
         if index not in accounted
     ]
+    # A method explains the pictures of all protocols that ask for it at once.
+    asked = {
+        spec.label: [one for one in examples if _metrics(plan, spec, one)]
+        for spec in plan.specs
+    }
+    shared = _shared_maps(plan, asked)
     for spec in plan.specs:
-        # A method explains the pictures of all protocols that ask for it at once.
-        asked = [example for example in examples if _metrics(plan, spec, example)]
-        if asked:
-            records += _records_of_method(plan, spec, asked, seed)
+        if asked[spec.label]:
+            found = shared.get(spec.label)
+            records += _records_of_method(plan, spec, asked[spec.label], seed, found)
     labels = [spec.label for spec in plan.specs]
     layers = ["", *plan.run["layers"]]
 
@@ -175,11 +185,36 @@ def _task(network: Network, examples: Sequence[_Example]) -> ExplainTask:
     )
 
 
+def _shared_maps(
+    plan: Plan, asked: Mapping[str, Sequence[_Example]]
+) -> dict[str, _TimedMaps]:
+    """Maps of the methods that share a path, where they are asked of the same."""
+    specs = [spec for spec in shares_path(plan.specs) if asked[spec.label]]
+    groups = {tuple(map(id, asked[spec.label])) for spec in specs}
+    if len(specs) < 2 or len(groups) > 1:
+        return {}
+    examples = asked[specs[0].label]
+    start = _clock(plan.device)
+    found = explain_along_path(_task(plan.network, examples), specs, plan.layers)
+    if found is None:
+        return {}
+    took = (_clock(plan.device) - start) / len(examples)
+    each = took / len(specs) / len(plan.layers)
+    return {
+        spec.label: (maps, [each] * len(maps))
+        for spec, maps in zip(specs, found, strict=True)
+    }
+
+
 def _records_of_method(
-    plan: Plan, spec: MethodSpec, examples: Sequence[_Example], seed: int
+    plan: Plan,
+    spec: MethodSpec,
+    examples: Sequence[_Example],
+    seed: int,
+    found: _TimedMaps | None,
 ) -> Iterator[Record]:
-    """Records of one method, layer by layer."""
-    maps, seconds = _timed_maps(plan, spec, examples, seed)
+    """Records of one method, layer by layer; its maps may be there already."""
+    maps, seconds = found or _timed_maps(plan, spec, examples, seed)
     names = plan.run["layers"] if spec.method.has_layer else [""]
     for number, (layer, cams) in enumerate(zip(names, maps, strict=True)):
         values: list[dict[str, Value]] = [{} for _ in examples]
@@ -193,7 +228,7 @@ def _records_of_method(
                 cams[torch.tensor(group, device=cams.device)],
                 [example.boxes for example in chosen],
             )
-            found = measure(wanted, of_group)
+            measured = measure(wanted, of_group)
             if any(key.startswith(RANDOMIZATION) for key in wanted):
                 few = [i for i in group if examples[i].index in plan.sanity]
                 checked = [examples[i] for i in few]
@@ -201,10 +236,10 @@ def _records_of_method(
                 for i, more in zip(few, likeness, strict=True):
                     values[i] |= more
             # In the order of the table, whatever the order of a set.
-            for name in sorted(found):
-                for i, value in zip(group, found[name].tolist(), strict=True):
+            for name in sorted(measured):
+                for i, value in zip(group, measured[name].tolist(), strict=True):
                     values[i][name] = _json(value)
-        for example, measured in zip(examples, values, strict=True):
+        for example, of_example in zip(examples, values, strict=True):
             yield Explained(
                 index=example.index,
                 picture=plan.data.names[example.index],
@@ -214,14 +249,14 @@ def _records_of_method(
                 protocols=example.protocols,
                 method=spec.label,
                 layer=layer,
-                values=measured,
+                values=of_example,
                 seconds=seconds[number],
             )
 
 
 def _timed_maps(
     plan: Plan, spec: MethodSpec, examples: Sequence[_Example], seed: int
-) -> tuple[list[Tensor], list[float]]:
+) -> _TimedMaps:
     """
     A method's maps of each layer, and its seconds a picture.
 

@@ -144,7 +144,7 @@ class ExplainTask(NamedTuple):
         with seeded(seed, self.inputs.device):
             if not method.has_layer:
                 maps = [self._attribute(spec, seed)]
-            elif method.several_layers and _share_transform(layers):
+            elif method.several_layers and share_transform(layers):
                 modules = [layer.module for layer in layers]
                 found = self._attribute(spec, seed, modules, layers[0].transform)
                 maps = _check_one_each(spec, found, len(layers))
@@ -195,7 +195,7 @@ class ExplainTask(NamedTuple):
         return maps.detach()
 
 
-def _share_transform(layers: Sequence[LayerInfo]) -> bool:
+def share_transform(layers: Sequence[LayerInfo]) -> bool:
     """Whether one call can explain all of these layers."""
     return len({transform_name(layer.transform) for layer in layers}) == 1
 

@@ -41,21 +41,35 @@ class Sweep:
     values: tuple[float, ...]
     default: float
     label: str
+    few: tuple[float, ...]
+    """Of them those that the package's own pictures are tried with."""
 
-    def labels(self, most: float = float("inf")) -> dict[float, str]:
-        """The method's name at each value up to `most`."""
+    def labels(self, most: float = float("inf"), few: bool = False) -> dict[float, str]:
+        """The method's name at each value, or at a few, up to `most`."""
         return {
             value: self.method
             if value == self.default
             else f"{self.method}({self.argument}={value:g})"
-            for value in self.values
+            for value in (self.few if few else self.values)
             if value <= most
         }
 
 
-GROUPS = Sweep("group-cam", "groups", (1, 4, 8, 16, 32, 64, 128, 256), 32, "groups")
+GROUPS = Sweep(
+    "group-cam",
+    "groups",
+    (1, 4, 8, 16, 32, 64, 128, 256),
+    32,
+    "groups",
+    few=(1, 8, 32),
+)
 PERCENTILES = Sweep(
-    "group-cam", "denoise_percentile", (*range(0, 100, 10),), 70, "theta, percentile"
+    "group-cam",
+    "denoise_percentile",
+    (*range(0, 100, 10),),
+    70,
+    "theta, percentile",
+    few=(0, 70, 90),
 )
 SWEEPS = (GROUPS, PERCENTILES)
 

@@ -221,16 +221,19 @@ def _of_paper(
         for table in paper.tables:
             swept = [key for key in table.metrics if key in wanted]
             if table.sweep is not None and swept:
-                for label in _swept(table.sweep, channels):
+                for label in _swept(
+                    table.sweep, channels, settings.dataset == "shapes"
+                ):
                     asked.setdefault(label, swept)
     return asked
 
 
-def _swept(sweep: Sweep, channels: int) -> list[str]:
+def _swept(sweep: Sweep, channels: int, few: bool = False) -> list[str]:
     """The methods of a sweep; none where its default needs more channels."""
     if sweep is not GROUPS:
-        return [*sweep.labels().values()]
-    return [*sweep.labels(channels).values()] if sweep.default <= channels else []
+        return [*sweep.labels(few=few).values()]
+    labels = sweep.labels(channels, few)
+    return [*labels.values()] if sweep.default <= channels else []
 
 
 def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:

@@ -14,34 +14,11 @@ A folder of results holds ``run.json``, a :class:`Run`, and for each process
 iterable that may be passed over any number of times and holds one batch in memory.
 Its order is fixed: index, then target, layer and method as :class:`Run` lists them.
 
-Values of metrics are under their functions' names, arguments that are not the
-default in parentheses. NaN is null. The full list, with the protocols that ask them:
-
-========================================  ===========================  ==============
-name                                      value                        protocols
-========================================  ===========================  ==============
-``heatmap_mean``                          number                       rsi
-``heatmap_mean(normalize)``               number, of the normalized    rsi
-``dark_heatmaps``                         0 or 1 for each ``run.eps``  rsi
-``average_drop``                          number                       rsi
-``increase_in_confidence``                0 or 1                       rsi
-``pixel_energy``                          number                       rsi, igc
-``box_overlap.iou``, ``.iob``, ``.ior``   for each ``run.thresholds``  rsi
-``bbox_score``                            number                       igc
-``average_drop(top_fraction=0.15)``       number                       igc
-``increase_in_confidence(top_fraction=    0 or 1                       igc
-0.15)``
-``insertion_auc``, ``deletion_auc``,      number                       group-cam
-``overall``
-``insertion_curve``, ``deletion_curve``   ``run.curve_steps`` + 1      group-cam
-                                          numbers from 0 to all pixels
-``pointing_game``                         0 or 1                       group-cam
-``randomization_check.spearman``,         for each ``run.randomized``  group-cam, of
-``randomization_check.ssim``              layer, from the output down  a few pictures
-========================================  ===========================  ==============
-
-A metric is there where a protocol of the record asks for it of this method; what a
-record does not have, such as the curves of an ablation, is absent, not null.
+Values of metrics are under their keys in ``captum_cams.evaluation.metrics.METRICS``:
+the functions' names, with arguments that are not the default in parentheses, behind a
+dot what they give several of. NaN is null. A metric is there where a protocol of the
+record asks for it of this method; what a record does not have, such as the curves of a
+sweep, is absent, not null.
 """
 
 from typing import TypeAlias, TypedDict, final
