@@ -24,6 +24,7 @@ from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import ExplainTask, MethodSpec, parse_method
 from captum_cams.evaluation.networks import (
     Network,
+    choose_output,
     load_network,
     load_transform,
     transform_name,
@@ -78,6 +79,7 @@ def _demo(options: argparse.Namespace) -> None:
     network = load_network()
     images, _, boxes = shape_pictures(4)
     layer = _layer(network, images[:1], "block4")
+    network = choose_output(network, "probabilities", images[:1])
     names = [f"picture {i + 1}" for i in range(len(images))]
     pictures = _Pictures(images, names, boxes)
     figure, task, maps = _figure(network, layer, pictures, _specs(options.methods))
@@ -99,6 +101,7 @@ def _explain(options: argparse.Namespace) -> None:
     images = torch.stack([read_picture(path, network.size) for path in options.images])
     transform = load_transform(options.reshape)
     layer = _layer(network, images[:1], options.layer, transform)
+    network = choose_output(network, options.explain, images[:1])
     if options.target is not None and options.target >= layer.classes:
         raise UserError(
             f"--target must lie in [0, {layer.classes - 1}] for {network.name}, got "
@@ -189,18 +192,18 @@ def _figure(
     images = pictures.images
     inputs = network.normalize(images)
     with torch.no_grad():
-        probabilities = network.forward(inputs.clone())  # (N, classes)
-    top = probabilities.argmax(1)  # (N,)
+        confidences = network.forward(inputs.clone())  # (N, classes)
+    top = confidences.argmax(1)  # (N,)
     targets = top if target is None else torch.full_like(top, target)
     known = len(network.classes) == layer.classes
     titles = []
     for name, row, index in zip(
-        pictures.names, probabilities, targets.tolist(), strict=True
+        pictures.names, confidences, targets.tolist(), strict=True
     ):
         label = network.classes[index] if known else f"class {index}"
         titles.append(f"{name}\n{label} {row[index]:.3f}")
         print(f"{name}: {label} {row[index]:.3f}", flush=True)  # maps take a while
-    task = ExplainTask(network.forward, inputs, network.colors(images), targets)
+    task = ExplainTask(network, inputs, targets)
     maps = {spec.label: _map(spec, task, layer) for spec in specs}
     figure = panel(images, maps, titles, pictures.boxes)
     figure.suptitle(f"{network.name}, layer {layer.name}", fontsize=10)

@@ -130,7 +130,11 @@ def _metrics(plan: Plan, spec: MethodSpec, example: _Example) -> frozenset[str]:
 def _examples(
     plan: Plan, samples: Sequence[tuple[int, Sample]]
 ) -> tuple[list[_Example], list[Record]]:
-    """Each picture with each of its classes that the network knows; others skipped."""
+    """
+    Each picture with the classes that it is explained for; others are skipped.
+
+    They are all of its own that the network knows, or the predicted one.
+    """
     images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
     with torch.no_grad():
         inputs = plan.network.normalize(images)
@@ -150,13 +154,17 @@ def _examples(
             for label, boxes in sample.boxes.items()
         ]
         known = [(target, boxes) for target, boxes in shown if target is not None]
+        labels, top = {target for target, _ in known}, int(output.argmax())
+        if plan.target == "predicted":
+            boxes_of_top = [boxes for target, boxes in known if target == top]
+            known = [(top, torch.cat([torch.zeros(0, 4), *boxes_of_top]))]  # (n, 4)
         if not known or not all(0 <= target < len(output) for target, _ in known):
             error = UserError(f"{name} has no output for what it shows")
             others.append(_skipped(plan, index, error))
             continue
         for target, boxes in known:
             candidate = Candidate(
-                int(output.argmax()) == target,
+                target == top and top in labels,
                 sum(map(len, sample.boxes.values())),
                 protocols.box_share(boxes, plan.network.size),
             )
@@ -169,9 +177,7 @@ def _examples(
 def _task(network: Network, examples: Sequence[_Example]) -> ExplainTask:
     images = torch.stack([example.picture for example in examples])  # (N, 3, H, W)
     targets = torch.tensor([one.target for one in examples], device=images.device)
-    return ExplainTask(
-        network.forward, network.normalize(images), network.colors(images), targets
-    )
+    return ExplainTask(network, network.normalize(images), targets)
 
 
 def _records_of_method(
@@ -240,7 +246,7 @@ def _timed_maps(
 
 
 def _category(plan: Plan, target: int) -> str:
-    if plan.targets:
+    if target in plan.targets:
         return plan.data.classes[plan.targets.index(target)]
     return plan.run["classes"][target] if plan.run["classes"] else f"class {target}"
 
@@ -272,8 +278,7 @@ def _randomized(
 
     def explain(model: Module, inputs: Tensor, targets: Tensor) -> Tensor:
         there = info._replace(module=model.get_submodule(info.name))
-        network = plan.network._replace(model=model)
-        other = ExplainTask(network.forward, inputs, task.colors, targets)
+        other = ExplainTask(plan.network._replace(model=model), inputs, targets)
         return other.explain(spec, [there], seed)[0]
 
     likeness = randomization_check(

@@ -11,7 +11,12 @@ from torch.func import functional_call
 from torch.nn import Module
 
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
-from captum_cams.evaluation.networks import Network, describe_output, transform_name
+from captum_cams.evaluation.networks import (
+    Network,
+    are_shares,
+    describe_output,
+    transform_name,
+)
 from captum_cams.layer_eval import warn_of_axes
 from captum_cams.reshape import Transform, fits, fitting, sized
 
@@ -139,7 +144,7 @@ def _run_on_noise(network: Network, images: Tensor) -> _Survey:
             run = partial(functional_call, network.model, others)
             outputs = run((inputs,)) if others else network.model(inputs)
             scores = network.scores(outputs)
-            if network.probabilities(scores) is scores:
+            if are_shares(scores):
                 scores = scores.clamp(min=1e-30).log()
     except UserError:
         raise
@@ -308,10 +313,12 @@ def _gradients(survey: _Survey, tensors: Sequence[Any]) -> list[Tensor | None]:
 
 
 def _weights(scores: Tensor) -> Tensor:
-    """Random weights of the class scores; like softmax's gradient they add up to 0."""
+    """Random weights of scores; of several they add up to 0, as softmax's gradient."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(scores.shape, generator=generator).to(scores)
-    return weights - weights.mean()  # (1, classes)
+    if weights.shape[1] > 1:
+        weights = weights - weights.mean()
+    return weights  # (1, classes)
 
 
 def _are_scores(survey: _Survey, gradients: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Methods as they are asked for, and the maps that they make of a layer."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from captum.attr import LayerGradCam
@@ -12,7 +12,7 @@ from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS, Method
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
 from captum_cams.evaluation.layers import LayerInfo
-from captum_cams.evaluation.networks import transform_name
+from captum_cams.evaluation.networks import Network, transform_name
 from captum_cams.evaluation.processes import seeded
 from captum_cams.evaluation.user_code import import_object, parse_call
 from captum_cams.reshape import Transform
@@ -115,17 +115,34 @@ def check_transforms(spec: MethodSpec, layers: Sequence[LayerInfo]) -> None:
             )
 
 
-class ExplainTask(NamedTuple):
-    """What a method explains: the probabilities of N pictures' targets."""
+class _AsModule(Module):
+    """A network's explained outputs as a module, which some of Captum's want."""
 
-    forward: Callable[[Tensor], Tensor]
+    def __init__(self, network: Network, log: bool) -> None:
+        super().__init__()
+        self.model = network.model
+        self.outputs = network.log_explained if log else network.explained
+        self.training = network.model.training
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.outputs(inputs)
+
+
+class ExplainTask(NamedTuple):
+    """What a method explains: the outputs for N pictures' targets."""
+
+    network: Network
     inputs: Tensor  # (N, 3, H, W)
-    colors: Mapping[str, Tensor]  # black and white, (1, 3, H, W)
     targets: Tensor  # (N,)
 
-    def log_forward(self, inputs: Tensor) -> Tensor:
-        """Logarithms of the probabilities, (N, classes)."""
-        return self.forward(inputs).clamp(min=1e-30).log()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The confidences that are measured, (N, classes)."""
+        return self.network.forward(inputs)
+
+    @property
+    def colors(self) -> Mapping[str, Tensor]:
+        """A black and a white picture as the network takes them, (1, 3, H, W)."""
+        return self.network.colors(self.inputs)
 
     def explain(
         self, spec: MethodSpec, layers: Sequence[LayerInfo], seed: int = 0
@@ -179,8 +196,8 @@ class ExplainTask(NamedTuple):
         options |= {key: self.colors[color] for key, color in method.colors.items()}
         options |= {} if method.seed_arguments is None else method.seed_arguments(seed)
         options |= spec.arguments
-        forward = self.log_forward if method.explains_log else self.forward
-        cam = attribution(forward, *[layer] * method.has_layer, **built_with)
+        model = _AsModule(self.network, log=method.explains_log)
+        cam = attribution(model, *[layer] * method.has_layer, **built_with)
         return cam.attribute(self.inputs, target=self.targets, **options)
 
     def _check_maps(self, spec: MethodSpec, maps: object) -> Tensor:

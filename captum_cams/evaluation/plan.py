@@ -22,7 +22,7 @@ from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import MethodSpec, check_transforms, parse_method
-from captum_cams.evaluation.networks import Network, transform_name
+from captum_cams.evaluation.networks import Network, choose_output, transform_name
 from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.settings import Settings
@@ -52,6 +52,8 @@ class Plan(NamedTuple):
     """Those of the pictures, ascending."""
     batch_size: int
     sanity: frozenset[int]
+    target: str
+    """Of :data:`TARGETS`."""
     seed: int
     device: torch.device
     run: Run
@@ -85,6 +87,7 @@ def make_plan(
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
     found = find_layers(network, blank, names, reshape)
+    network = choose_output(network, settings.explain, blank)
     channels = min(info.shape[0] for info in found)
     asked = _asked(settings, channels, network.model)
     labels = dict.fromkeys(itertools.chain(*asked.values()))
@@ -103,6 +106,7 @@ def make_plan(
         indices=indices,
         batch_size=settings.batch_size,
         sanity=frozenset(indices[: settings.sanity_pictures]),
+        target=settings.target,
         seed=settings.seed,
         device=device,
         run=_run(network, found, asked, settings, device, len(indices)),

@@ -14,7 +14,7 @@ from captum_cams.evaluation import figures, report, tables
 from captum_cams.evaluation.batches import explain_again, explain_batch
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
-from captum_cams.evaluation.networks import load_network, load_transform
+from captum_cams.evaluation.networks import EXPLAIN, load_network, load_transform
 from captum_cams.evaluation.plan import Plan, make_plan
 from captum_cams.evaluation.processes import Team, one_thread, processes, seeded
 from captum_cams.evaluation.protocols import PROTOCOLS
@@ -26,6 +26,7 @@ from captum_cams.evaluation.results import (
     write_run,
 )
 from captum_cams.evaluation.settings import (
+    TARGETS,
     Settings,
     check_colors,
     check_file,
@@ -49,6 +50,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     metrics: Sequence[str] | None = None,
     *,
     reshape: str | Transform | None = None,
+    explain: str = "probabilities",
+    target: str = "label",
     protocol: str = "all",
     split: str | None = None,
     labels: str | Path | None = None,
@@ -105,6 +108,19 @@ def evaluate(  # noqa: PLR0913, PLR0917
             :mod:`captum_cams.reshape`, with arguments where wanted, such as
             ``"vit_tokens(prefix_tokens=2)"``, ``"module:callable"``, or a function.
             Default: None, one of the two for a layer whose output needs it
+        explain (str): The output that is explained. ``probabilities``: the softmax of
+            the class scores, or what the model gives where that adds up to 1 already.
+            ``logits``: the class scores; a ``Softmax`` or ``Sigmoid`` at the model's
+            end is taken out. ``sigmoid``: that of each class score by itself, for a
+            network of several labels, or what the model gives where it always lies in
+            [0, 1] already. ``model``: what the model gives, untouched. Confidences and
+            curves are measured on the same output, but for logits, where they are of
+            the probabilities. Default: ``probabilities``
+        target (str): The class that a picture is explained for: its ``label``, or
+            each of several, or the ``predicted`` one, whose output is the highest;
+            boxes are those of that class then, and a picture without such boxes has
+            none. Filters such as "predicted right" are about the label in both cases.
+            Default: ``label``
         protocol (str): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default: ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
             ``val2017``). Default: None, the first of the usual ones that is there
@@ -154,6 +170,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     size = optional_count("size", size)
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PROTOCOLS))
+    check_choice("explain", explain, EXPLAIN)
+    check_choice("target", target, TARGETS)
     settings = Settings(
         dataset=dataset,
         root=resolved("root", root),
@@ -162,6 +180,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
         limit=optional_count("limit", limit),
         model=type(model).__name__ if isinstance(model, Module) else model,
         weights=None if weights is None else str(weights),
+        explain=explain,
+        target=target,
         protocol=protocol,
         methods=optional_words("methods", methods),
         metrics=optional_words("metrics", metrics),
