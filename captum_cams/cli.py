@@ -78,8 +78,8 @@ def _demo(options: argparse.Namespace) -> None:
     folder = _made_folder(options.out)
     network = load_network()
     images, _, boxes = shape_pictures(4)
-    layer = _layer(network, images[:1], "block4")
     network = choose_output(network, "probabilities", images[:1])
+    layer = _layer(network, images[:1], "block4")
     names = [f"picture {i + 1}" for i in range(len(images))]
     pictures = _Pictures(images, names, boxes)
     figure, task, maps = _figure(network, layer, pictures, _specs(options.methods))
@@ -100,8 +100,8 @@ def _explain(options: argparse.Namespace) -> None:
         print(f"{network.name} is untrained: --weights DEFAULT or a file changes that")
     images = torch.stack([read_picture(path, network.size) for path in options.images])
     transform = load_transform(options.reshape)
-    layer = _layer(network, images[:1], options.layer, transform)
     network = choose_output(network, options.explain, images[:1])
+    layer = _layer(network, images[:1], options.layer, transform)
     if options.target is not None and options.target >= layer.classes:
         raise UserError(
             f"--target must lie in [0, {layer.classes - 1}] for {network.name}, got "

@@ -1,7 +1,9 @@
 """Methods as they are asked for, and the maps that they make of a layer."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from captum.attr import LayerGradCam
@@ -115,6 +117,17 @@ def check_transforms(spec: MethodSpec, layers: Sequence[LayerInfo]) -> None:
             )
 
 
+def missing_module(name: str, method: Method, model: Module) -> str | None:
+    """A sentence where a model lacks the modules that a method changes."""
+    kind = method.needs_module
+    if kind is None or any(isinstance(module, kind) for module in model.modules()):
+        return None
+    return (
+        f"{name} needs a module {kind.__name__} in the model, as it changes the "
+        "gradients of such modules alone, and the model has none"
+    )
+
+
 class _AsModule(Module):
     """A network's explained outputs as a module, which some of Captum's want."""
 
@@ -157,6 +170,8 @@ class ExplainTask(NamedTuple):
         """
         check_transforms(spec, layers)
         method = spec.method
+        if need := missing_module(spec.label, method, self.network.model):
+            raise UserError(need)
         # A method of the user's own may draw from torch's common generators.
         with seeded(seed, self.inputs.device):
             if not method.has_layer:
@@ -198,7 +213,9 @@ class ExplainTask(NamedTuple):
         options |= spec.arguments
         model = _AsModule(self.network, log=method.explains_log)
         cam = attribution(model, *[layer] * method.has_layer, **built_with)
-        return cam.attribute(self.inputs, target=self.targets, **options)
+        with _unsurprised(attribution):
+            found = cam.attribute(self.inputs, target=self.targets, **options)
+        return method.maps(found)
 
     def _check_maps(self, spec: MethodSpec, maps: object) -> Tensor:
         """A map of each picture, detached; a user's own method may give anything."""
@@ -210,6 +227,22 @@ class ExplainTask(NamedTuple):
                 f"({number}, 1, h, w), got {given}"
             )
         return maps.detach()
+
+
+@contextmanager
+def _unsurprised(attribution: type) -> Iterator[None]:
+    """Without warnings of what Captum's own methods do as they are meant to."""
+    if not attribution.__module__.startswith("captum."):
+        yield
+        return
+    with warnings.catch_warnings():
+        for text in (
+            "Setting backward hooks on ReLU",
+            "Input Tensor [0-9]+ did not already require gradients",
+            "Internal batch size cannot be less than the number of input examples",
+        ):
+            warnings.filterwarnings("ignore", text)
+        yield
 
 
 def _share_transform(layers: Sequence[LayerInfo]) -> bool:

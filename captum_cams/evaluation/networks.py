@@ -121,9 +121,9 @@ _MISFITS = {
     "--explain probabilities or --explain model, which take them as they are",
 }
 _NO_LOGITS = (
-    "--explain logits needs class scores, but {}'s outputs are probabilities, and no "
-    "module at its end, {}, that can be left out; choose --explain {}, or give a model "
-    "without it"
+    "--explain logits needs class scores, but {}'s outputs are probabilities already, "
+    "and it has no module {} at its end that can be taken out; choose --explain {}, or "
+    "give the model without its last step"
 )
 _ENDS: dict[str, tuple[type[Module], Callable[[Tensor], Tensor]]] = {
     "shares": (torch.nn.Softmax, _softmax),
@@ -181,13 +181,26 @@ def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:
     """
     generator = torch.Generator().manual_seed(0)
     noise = network.normalize(torch.rand(images.shape, generator=generator).to(images))
-    probes = [(noise, _outputs_at(network, noise))]
+    try:
+        probes = [(noise, _outputs_at(network, noise))]
+    except UserError:
+        raise
+    except Exception as error:  # the model's own code
+        raise failure(network, error) from error
     for strength in (30, -30, 1000):
         # A model may refuse what no picture holds.
         with contextlib.suppress(Exception):
             strong = strength * noise
             probes.append((strong, _outputs_at(network, strong)))
     return probes
+
+
+def failure(network: Network, error: Exception) -> UserError:
+    """What a user is told where a pass of the model fails."""
+    return UserError(
+        f"{network.name} fails on a picture of {network.size} x {network.size}: "
+        f"{brief_error(error)}"
+    )
 
 
 def _outputs_at(network: Network, inputs: Tensor) -> Tensor:

@@ -21,7 +21,12 @@ from captum_cams.evaluation import protocols
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
-from captum_cams.evaluation.methods import MethodSpec, check_transforms, parse_method
+from captum_cams.evaluation.methods import (
+    MethodSpec,
+    check_transforms,
+    missing_module,
+    parse_method,
+)
 from captum_cams.evaluation.networks import Network, choose_output, transform_name
 from captum_cams.evaluation.protocols import PROTOCOLS, RANDOMIZATION
 from captum_cams.evaluation.records import Run
@@ -83,11 +88,11 @@ def make_plan(
         UserError: If layers, methods, metrics, network and data do not fit each other.
     """
     blank = torch.zeros(1, 3, network.size, network.size, device=device)
+    network = choose_output(network, settings.explain, blank)
     if layers is None and settings.model is None:
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
     found = find_layers(network, blank, names, reshape)
-    network = choose_output(network, settings.explain, blank)
     channels = min(info.shape[0] for info in found)
     asked = _asked(settings, channels, network.model)
     labels = dict.fromkeys(itertools.chain(*asked.values()))
@@ -218,6 +223,10 @@ def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
         if missing:
             need, extra = " and ".join(missing), libraries[missing[0]]
             yield name, f"{name} needs {need}; pip install '{extra}' brings it"
+    for name, method in METHODS.items():
+        lack = missing_module(name, method, model)
+        if lack is not None:
+            yield name, lack
     for stage in _stages(model):
         for path, part in model.get_submodule(stage).named_modules(prefix=stage):
             if has_own_parameters(part) and not is_resettable(part):
