@@ -187,7 +187,7 @@ def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         raise
     except Exception as error:  # the model's own code
         raise failure(network, error) from error
-    for strength in (30, -30, 1000):
+    for strength in (30.0, -1e3, 1e6):
         # A model may refuse what no picture holds.
         with contextlib.suppress(Exception):
             strong = strength * noise
