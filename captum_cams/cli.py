@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import Module
 
 from captum_cams import metrics
 from captum_cams._cli_parser import make_parser
@@ -21,7 +22,12 @@ from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.layers import LayerInfo, find_layers
-from captum_cams.evaluation.methods import ExplainTask, MethodSpec, parse_method
+from captum_cams.evaluation.methods import (
+    ExplainTask,
+    MethodSpec,
+    missing_module,
+    parse_method,
+)
 from captum_cams.evaluation.networks import (
     Network,
     choose_output,
@@ -82,7 +88,8 @@ def _demo(options: argparse.Namespace) -> None:
     layer = _layer(network, images[:1], "block4")
     names = [f"picture {i + 1}" for i in range(len(images))]
     pictures = _Pictures(images, names, boxes)
-    figure, task, maps = _figure(network, layer, pictures, _specs(options.methods))
+    specs = _specs(options.methods, network.model)
+    figure, task, maps = _figure(network, layer, pictures, specs)
     _save(figure, folder / "captum-cams-demo.png")
     _print_metrics(task, maps, boxes)
 
@@ -107,12 +114,12 @@ def _explain(options: argparse.Namespace) -> None:
             f"--target must lie in [0, {layer.classes - 1}] for {network.name}, got "
             f"{options.target}"
         )
+    specs = _specs(options.methods, network.model)
     names = [printable(Path(path).name) for path in options.images]
     starts = range(0, len(images), _ROWS)
     for number, start in enumerate(starts, start=1):
         rows = slice(start, start + _ROWS)
         pictures = _Pictures(images[rows], names[rows])
-        specs = _specs(options.methods)
         figure, _, _ = _figure(network, layer, pictures, specs, options.target)
         part = f"-{number}" if len(starts) > 1 else ""
         _save(figure, folder / f"captum-cams-explain{part}.png")
@@ -173,10 +180,17 @@ def _layer(
     return layer
 
 
-def _specs(methods: Sequence[str]) -> list[MethodSpec]:
-    """The methods that were asked for, each once."""
+def _specs(methods: Sequence[str], model: Module | None = None) -> list[MethodSpec]:
+    """The methods that were asked for, each once; of all those that fit the model."""
     if "all" in methods:
-        methods = [*METHODS, *(text for text in methods if text != "all")]
+        fitting = []
+        for name, method in METHODS.items():
+            lack = None if model is None else missing_module(name, method, model)
+            if lack is None:
+                fitting.append(name)
+            else:
+                print(f"{lack}; it is left out")
+        methods = [*fitting, *(text for text in methods if text != "all")]
     specs = map(parse_method, methods)
     return list({spec.label: spec for spec in specs}.values())
 
