@@ -597,7 +597,9 @@ def test_the_explained_output_and_the_measured_one(
         assert drop == pytest.approx(wanted.item(), abs=1e-4, nan_ok=True)
     # Another output is another run.
     other = "logits" if explain == "probabilities" else "probabilities"
-    with pytest.raises(ValueError, match=f"holds a run with explain {explain}, which"):
+    with pytest.raises(
+        ValueError, match=f'holds a run with explain "{explain}", which'
+    ):
         evaluate("out", explain=other, **chosen)
 
 
