@@ -48,8 +48,9 @@ class SmoothGrad(GradientAttribution):
         \epsilon_s \sim N(0, \sigma^2), \quad
         \sigma = \mathrm{noise\ level} \cdot (x_{\max} - x_{\min})
 
-    The paper shows the magnitudes of gradients of color pictures (section 3.1); that
-    those of the channels are summed is taken from its authors' code. Captum's
+    Of color pictures the paper shows gradients by their magnitudes; that those of the
+    channels are summed is taken from its authors' code, which averages squares of
+    gradients unless it is told not to. Captum's
     ``NoiseTunnel(Saliency(model))`` is another average, that of the magnitudes.
 
     Every example meets the same noise but for its range, so that its map does not

@@ -63,7 +63,7 @@ def explain_again(
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """Picture, map, boxes and a caption, for the report's gallery."""
     sample = plan.data.load(index, plan.network.size)
-    examples, _ = _examples(plan, [(index, sample)])
+    examples, _ = _examples(plan, [(index, sample)], predicted=target)
     (example,) = [one for one in examples if one.target == target]
     (spec,) = [spec for spec in plan.specs if spec.label == method]
     seed = _seed(plan, plan.indices.index(index) // plan.batch_size)
@@ -128,12 +128,13 @@ def _metrics(plan: Plan, spec: MethodSpec, example: _Example) -> frozenset[str]:
 
 
 def _examples(
-    plan: Plan, samples: Sequence[tuple[int, Sample]]
+    plan: Plan, samples: Sequence[tuple[int, Sample]], predicted: int | None = None
 ) -> tuple[list[_Example], list[Record]]:
     """
     Each picture with the classes that it is explained for; others are skipped.
 
-    They are all of its own that the network knows, or the predicted one.
+    They are all of its own that the network knows, or the predicted one. What was
+    `predicted` in another batch may lead by no more than rounding, and counts.
     """
     images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
     with torch.no_grad():
@@ -154,7 +155,8 @@ def _examples(
             for label, boxes in sample.boxes.items()
         ]
         known = [(target, boxes) for target, boxes in shown if target is not None]
-        labels, top = {target for target, _ in known}, int(output.argmax())
+        labels = {target for target, _ in known}
+        top = int(output.argmax()) if predicted is None else predicted
         if plan.target == "predicted":
             boxes_of_top = [boxes for target, boxes in known if target == top]
             known = [(top, torch.cat([torch.zeros(0, 4), *boxes_of_top]))]  # (n, 4)
