@@ -12,8 +12,10 @@ from captum_cams.evaluation.datasets import DATASETS
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
+from captum_cams.evaluation.networks import EXPLAIN
 from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.pictures import RESIZE
+from captum_cams.evaluation.settings import TARGETS
 from captum_cams.evaluation.user_code import parse_call
 
 _DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
@@ -72,7 +74,8 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
             "Explain what a network sees in pictures, with several methods side by "
             "side.\n\nMaps are of the probability of one class: the softmax of the "
             "model's outputs, or the\noutputs themselves where they are probabilities "
-            "already. Paths start at a black picture."
+            "already; --explain chooses another\noutput. Paths start at a black "
+            "picture."
         ),
         epilog=(
             "examples:\n"
@@ -85,6 +88,7 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
     add = explain.add_argument
     add("images", metavar="IMAGE", nargs="+", help="files of pictures")
     _add_network(explain, resize="crop")
+    _add_explained(explain)
     add(
         "--layer",
         metavar="PATH",
@@ -134,6 +138,14 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "pictures on which the scores depend; block4 of the network of the examples)",
     )
     _add_reshape(evaluate)
+    _add_explained(evaluate)
+    evaluate.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="label",
+        help="the class that a picture is explained for: its label, or each of several "
+        "(default), or the predicted one, with the boxes of that class",
+    )
     _add_protocol(evaluate)
     _add_run(evaluate)
     _add_out(evaluate, "the results", "captum-cams-evaluation")
@@ -244,6 +256,17 @@ def _add_network(command: argparse.ArgumentParser, resize: str) -> None:
             help=f"{name} of the colors in [0, 1], for normalizing (default: as "
             "torchvision's model wants it, else none)",
         )
+
+
+def _add_explained(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--explain",
+        choices=EXPLAIN,
+        default="probabilities",
+        help="the output that is explained: probabilities are the softmax of the class "
+        "scores (default), logits the scores themselves, sigmoid that of each score by "
+        "itself, for a network of several labels, and model what the model gives",
+    )
 
 
 def _add_reshape(command: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import Module
 
 from captum_cams import metrics
 from captum_cams._cli_parser import make_parser
@@ -21,9 +22,15 @@ from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.layers import LayerInfo, find_layers
-from captum_cams.evaluation.methods import ExplainTask, MethodSpec, parse_method
+from captum_cams.evaluation.methods import (
+    ExplainTask,
+    MethodSpec,
+    missing_module,
+    parse_method,
+)
 from captum_cams.evaluation.networks import (
     Network,
+    choose_output,
     load_network,
     load_transform,
     transform_name,
@@ -77,10 +84,12 @@ def _demo(options: argparse.Namespace) -> None:
     folder = _made_folder(options.out)
     network = load_network()
     images, _, boxes = shape_pictures(4)
+    network = choose_output(network, "probabilities", images[:1])
     layer = _layer(network, images[:1], "block4")
     names = [f"picture {i + 1}" for i in range(len(images))]
     pictures = _Pictures(images, names, boxes)
-    figure, task, maps = _figure(network, layer, pictures, _specs(options.methods))
+    specs = _specs(options.methods, network.model)
+    figure, task, maps = _figure(network, layer, pictures, specs)
     _save(figure, folder / "captum-cams-demo.png")
     _print_metrics(task, maps, boxes)
 
@@ -100,18 +109,19 @@ def _explain(options: argparse.Namespace) -> None:
         [read_picture(path, network.size, options.resize) for path in options.images]
     )
     transform = load_transform(options.reshape)
+    network = choose_output(network, options.explain, images[:1])
     layer = _layer(network, images[:1], options.layer, transform)
     if options.target is not None and options.target >= layer.classes:
         raise UserError(
             f"--target must lie in [0, {layer.classes - 1}] for {network.name}, got "
             f"{options.target}"
         )
+    specs = _specs(options.methods, network.model)
     names = [printable(Path(path).name) for path in options.images]
     starts = range(0, len(images), _ROWS)
     for number, start in enumerate(starts, start=1):
         rows = slice(start, start + _ROWS)
         pictures = _Pictures(images[rows], names[rows])
-        specs = _specs(options.methods)
         figure, _, _ = _figure(network, layer, pictures, specs, options.target)
         part = f"-{number}" if len(starts) > 1 else ""
         _save(figure, folder / f"captum-cams-explain{part}.png")
@@ -172,10 +182,17 @@ def _layer(
     return layer
 
 
-def _specs(methods: Sequence[str]) -> list[MethodSpec]:
-    """The methods that were asked for, each once."""
+def _specs(methods: Sequence[str], model: Module | None = None) -> list[MethodSpec]:
+    """The methods that were asked for, each once; of all those that fit the model."""
     if "all" in methods:
-        methods = [*METHODS, *(text for text in methods if text != "all")]
+        fitting = []
+        for name, method in METHODS.items():
+            lack = None if model is None else missing_module(name, method, model)
+            if lack is None:
+                fitting.append(name)
+            else:
+                print(f"{lack}; it is left out")
+        methods = [*fitting, *(text for text in methods if text != "all")]
     specs = map(parse_method, methods)
     return list({spec.label: spec for spec in specs}.values())
 
@@ -191,18 +208,18 @@ def _figure(
     images = pictures.images
     inputs = network.normalize(images)
     with torch.no_grad():
-        probabilities = network.forward(inputs.clone())  # (N, classes)
-    top = probabilities.argmax(1)  # (N,)
+        confidences = network.forward(inputs.clone())  # (N, classes)
+    top = confidences.argmax(1)  # (N,)
     targets = top if target is None else torch.full_like(top, target)
     known = len(network.classes) == layer.classes
     titles = []
     for name, row, index in zip(
-        pictures.names, probabilities, targets.tolist(), strict=True
+        pictures.names, confidences, targets.tolist(), strict=True
     ):
         label = network.classes[index] if known else f"class {index}"
         titles.append(f"{name}\n{label} {row[index]:.3f}")
         print(f"{name}: {label} {row[index]:.3f}", flush=True)  # maps take a while
-    task = ExplainTask(network.forward, inputs, network.colors(images), targets)
+    task = ExplainTask(network, inputs, targets)
     maps = {spec.label: _map(spec, task, layer) for spec in specs}
     figure = panel(images, maps, titles, pictures.boxes)
     figure.suptitle(f"{network.name}, layer {layer.name}", fontsize=10)

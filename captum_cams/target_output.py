@@ -335,19 +335,32 @@ def outputs_in_batches(
 def output_and_gradient(
     output: TargetOutput, points: Tensor, examples: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The output y (B,), and dy/dx in the shape of `points` x; both are detached."""
+    """:func:`output_and_gradients` of a single input."""
+    y, (gradient,) = output_and_gradients(output, (points,), examples)
+    return y, gradient
+
+
+def output_and_gradients(
+    output: TargetOutput, points: tuple[Tensor, ...], examples: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output y (B,), and dy/dx in the shapes of `points` x; all are detached."""
     check_recording()
+    found: tuple[Tensor | None, ...] = ()
     with output.guarded(), torch.enable_grad():
-        points = points.detach().requires_grad_()
-        y = output((points,), examples)
-        gradient = None
+        points = tuple(x.detach().requires_grad_() for x in points)
+        y = output(points, examples)
         if y.requires_grad:
-            (gradient,) = torch.autograd.grad(y.sum(), points, allow_unused=True)
-    if gradient is None:
+            found = torch.autograd.grad(y.sum(), points, allow_unused=True)
+    if all(gradient is None for gradient in found):
         raise ValueError(_NO_INPUT_GRADIENT)
+    gradients = tuple(
+        torch.zeros_like(x) if gradient is None else gradient
+        for x, gradient in zip(points, found, strict=True)
+    )
     check_finite("forward_func's output", y, examples)
-    check_finite("the output's gradients", gradient, examples)
-    return y.detach(), gradient
+    for gradient in gradients:
+        check_finite("the output's gradients", gradient, examples)
+    return y.detach(), gradients
 
 
 _NO_INPUT_GRADIENT = (

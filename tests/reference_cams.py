@@ -154,6 +154,19 @@ def rise(score, x, baseline, grids, shifts, p):
     return cam / (p * len(grids))
 
 
+def smooth_grad(score, x, noises, noise_level):
+    """Magnitudes of the mean gradient, summed over the channels."""
+    sigma = noise_level * (x.max() - x.min())
+    mean = torch.zeros_like(x)
+    for noise in noises:
+        noisy = (x + sigma * noise).unsqueeze(0).requires_grad_()
+        mean += torch.autograd.grad(score(noisy), noisy)[0][0] / len(noises)
+    cam = torch.zeros(x.shape[1:], dtype=x.dtype)
+    for place in _places(x.shape[1:]):
+        cam[place] = sum(abs(float(mean[(c, *place)])) for c in range(len(x)))
+    return cam
+
+
 def rise_error(score, x, grids, shifts, p):
     """The standard error of the mean as a share of its range."""
     maps = [

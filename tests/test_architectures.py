@@ -59,7 +59,7 @@ ARCHITECTURES = {
     "squeezenet1_1": Case("features.12", (3, 3)),
     "swin_t": Case("features.7.1.norm1", (2, 2), transform=channels_last, found="permute"),
     "swin_v2_t": Case("features.7.1.norm1", (2, 2), transform=channels_last, found="permute"),
-    "vgg11_bn": Case("features.28", (2, 2), found="avgpool"),
+    "vgg11_bn": Case("features.28", (2, 2), found="features.28"),
     "vit_b_16": Case("encoder.layers.encoder_layer_11.ln_1", (4, 4), transform=vit_tokens, options={"image_size": 64}, found="encoder.layers.encoder_layer_11.ln_1"),
     "wide_resnet50_2": Case("layer3", (4, 4), found="layer4"),
 }  # fmt: skip

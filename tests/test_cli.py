@@ -39,6 +39,16 @@ ready = build().half().train()
 def probabilities():
     return nn.Sequential(build(), nn.Softmax(1))
 
+def labels():
+    return nn.Sequential(build(), nn.Sigmoid())
+
+def smooth():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 5),
+    )
+
 def number():
     return 3
 
@@ -297,6 +307,59 @@ def test_outputs_are_made_probabilities_once(panels):
     (_, scores, title, _), (_, probabilities, same_title, _) = panels
     assert title == same_title
     torch.testing.assert_close(scores["grad-cam"], probabilities["grad-cam"])
+
+
+@pytest.mark.parametrize(
+    ("model", "explained", "function"),
+    [
+        ("build", "probabilities", lambda y: y.softmax(1)),
+        ("build", "logits", lambda y: y),
+        ("build", "sigmoid", lambda y: y.sigmoid()),
+        ("build", "model", lambda y: y),
+        ("probabilities", "logits", lambda y: y),
+        ("labels", "sigmoid", lambda y: y.sigmoid()),
+        ("labels", "model", lambda y: y.sigmoid()),
+        ("labels", "logits", lambda y: y),
+    ],
+)
+def test_the_explained_output_is_chosen(model, explained, function, panels):
+    options = ["picture.png", "--size", 32, "--methods", "rsi-grad-cam"]
+    options += ["--model", f"user_code:{model}", "--target", 3]
+    assert explain(*options, "--explain", explained) == 0
+    ((images, maps, *_),) = panels
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        import user_code
+    finally:
+        sys.path.pop(0)
+    model = user_code.build()
+    wanted = LayerRSIGradCam(lambda x: function(model(x)), model[1]).attribute(
+        images, torch.zeros(1, 3, 32, 32), target=3
+    )
+    torch.testing.assert_close(maps["rsi-grad-cam"], wanted)
+
+
+def test_no_softmax_on_top_of_a_sigmoid(capsys):
+    options = ["picture.png", "--model", "user_code:labels", "--size", 32]
+    assert explain(*options, "--methods", "grad-cam") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("captum-cams: --explain probabilities needs class scores,")
+    assert "choose --explain sigmoid or --explain model" in error
+    assert error.count("\n") == 1
+    assert explain(*options, "--explain", "scores") == 2
+    assert "invalid choice: 'scores' (choose from" in capsys.readouterr().err
+
+
+def test_all_methods_are_those_that_the_model_can_have(panels, capsys):
+    options = ["picture.png", "--model", "user_code:smooth", "--size", 32]
+    assert explain(*options, "--methods", "all", "rise(n_masks=2)", "--layer", 0) == 0
+    ((_, maps, *_),) = panels
+    line = "guided-backprop needs a module ReLU in the model, as it changes the gradients of such modules alone, and the model has none"
+    assert f"{line}; it is left out\n" in capsys.readouterr().out
+    assert "guided-backprop" not in maps
+    assert {"integrated-gradients", "smooth-grad", "grad-cam"} <= {*maps}
+    assert explain(*options, "--methods", "guided-backprop") == 2
+    assert capsys.readouterr().err == f"captum-cams: {line}\n"
 
 
 def test_mean_and_std_are_undone_for_the_figure_alone(panels):

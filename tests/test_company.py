@@ -52,8 +52,7 @@ class TestHelpers:
         model = network()
         kinds = {"smoothgrad": 1, "smoothgrad_sq": 2}
         small = dict(SMALL.get(name, {}))
-        if name == "smooth-grad-cam-plus-plus":
-            small = {}  # the tunnel has an `nt_samples` of its own
+        small.pop("nt_samples", None)  # the tunnel has an argument of this name
         attribution = build(name, model, model.layer)
         tunnel = NoiseTunnel(attribution)
         maps = attribution.attribute(X, target=BOTH, **small)
@@ -458,6 +457,8 @@ class TestForwardFunctions:
         )  # fmt: skip
         if name == "smooth-grad-cam-plus-plus":  # the noise is another
             assert maps.shape == expected.shape
+        elif name == "smooth-grad":  # as is that of each input
+            assert [part.shape for part in maps] == [expected.shape] * 2
         elif name not in OF_LAYER:  # a map over each input
             assert isinstance(maps, tuple)
             for part in maps:

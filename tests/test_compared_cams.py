@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from captum.attr import LayerAttribution, LayerGradCam
+from captum.attr import LayerAttribution, LayerGradCam, Saliency
 from torch import nn
 from torch.nn.functional import max_pool2d
 
@@ -19,11 +19,13 @@ from captum_cams import (
     LayerXGradCam,
     Rise,
     ScoreCam,
+    SmoothGrad,
     Xrai,
 )
 from captum_cams.attr.registry import METHODS
 from captum_cams.attr.xrai import rank
 from tests import reference_cams
+from tests.methods import explain
 from tests.models import Function, TwoPart, network, random
 from tests.test_layer_eval import Counting, same, state
 
@@ -92,6 +94,33 @@ def test_smooth_grad_cam_plus_plus_is_the_papers(shape):
             model.layer, one(model, 0), x[n], noises
         )
         torch.testing.assert_close(maps[n, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6), (2, 5)])
+def test_smooth_grad_is_the_papers(shape):
+    model, x = network(len(shape) - 1), random(3, *shape, seed=2)
+    options = {"nt_samples": 3, "noise_level": 0.2, "seed": 7}
+    maps = SmoothGrad(model).attribute(x, target=1, **options)
+    generator = torch.Generator().manual_seed(7)
+    noises = [torch.randn(1, *shape, generator=generator)[0].double() for _ in "123"]
+    for n in range(3):
+        expected = reference_cams.smooth_grad(
+            lambda x: model(x)[0, 1], x[n], noises, 0.2
+        )
+        torch.testing.assert_close(maps[n, 0], expected)
+
+
+def test_smooth_grad_without_noise_is_the_gradient():
+    model, x = network(), random(2, 2, 6, 6)
+    maps = SmoothGrad(model).attribute(x, 0, noise_level=0.0, nt_samples=1)
+    gradients = Saliency(model).attribute(x.clone().requires_grad_(), 0)
+    torch.testing.assert_close(maps, gradients.sum(1, keepdim=True))
+    # A picture of one color has no range, and so no noise.
+    flat = torch.full_like(x, 0.3)
+    noisy = SmoothGrad(model).attribute(flat, 0, nt_samples=1)
+    torch.testing.assert_close(
+        noisy, SmoothGrad(model).attribute(flat, 0, noise_level=0.0, nt_samples=1)
+    )
 
 
 def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus():
@@ -558,6 +587,10 @@ def test_layers(method):
         (Rise, {"grid_size": (2, 2, 2)}, "one for each of the inputs' 2 spatial axes, got 3"),
         (Rise, {"grid_size": 0}, "grid_size must be an integer of at least 1, got 0"),
         (Rise, {"tolerance": 0}, "tolerance must be above 0, got 0"),
+        (SmoothGrad, {"nt_samples": 0}, "nt_samples must be an integer of at least 1, got 0"),
+        (SmoothGrad, {"noise_level": -0.1}, "noise_level must be at least 0, got -0.1"),
+        (SmoothGrad, {"inputs": random(2)}, "inputs must have channels along their second axis, (N, C, *spatial), got shape (2,)"),
+        (SmoothGrad, {"model": TwoPart(nn.Identity(), Function(lambda x: x.detach().mean((2, 3))))}, "must depend on the inputs by operations that autograd records"),
         (Rise, {"inputs": random(2, 2)}, "inputs must have 1 to 3 spatial axes to be masked"),
         (Rise, {"inputs": (random(2, 2, 6), random(2, 2, 6, 6))}, "got shapes (2, 2, 6), (2, 2, 6, 6)"),
         (Xrai, {"mode": "slow"}, "mode must be one of 'full', 'fast', got 'slow'"),
@@ -574,10 +607,7 @@ def test_arguments(method, options, words):
 def test_registry():
     """Every name builds and explains; Grad-CAM is rectified as all are."""
     model, x = network(), random(2, 2, 30, 30)
-    for name, method in METHODS.items():
-        options = {**method.defaults, **method.test_arguments}
-        maps = build(method.attribution, model, model.layer).attribute(
-            x, target=0, **options
-        )
+    for name in METHODS:
+        maps = explain(name, model, model.layer, x, target=0)
         assert maps.shape in ((2, 1, 15, 15), (2, 1, 30, 30))
         assert name == "xrai" or (maps >= 0).all()

@@ -79,6 +79,16 @@ def pooled(features, width, classes=5):
     )
 
 
+def with_classifier(pool, side):
+    """As VGG: what it pools to a fixed size is flattened."""
+    return nn.Sequential(
+        nn.Sequential(*convolutions(4, 6), nn.MaxPool2d(2)),
+        pool,
+        nn.Flatten(),
+        nn.Linear(6 * side**2, 5),
+    )
+
+
 def last_to_first(x):
     return x.permute(0, 3, 1, 2)
 
@@ -219,6 +229,34 @@ CASES = {
             convolutions(4, 6), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 5)
         ),
         "0",
+        (6, 8, 8),
+        "none",
+    ),
+    "adaptive pooling that changes nothing": (
+        lambda: with_classifier(nn.AdaptiveAvgPool2d(4), 4),
+        "0.4",
+        (6, 4, 4),
+        "none",
+    ),
+    "adaptive pooling": (
+        lambda: with_classifier(nn.AdaptiveAvgPool2d(2), 2),
+        "0.4",
+        (6, 4, 4),
+        "none",
+    ),
+    "adaptive maximum": (
+        lambda: with_classifier(nn.AdaptiveMaxPool2d((2, 2)), 2),
+        "0.4",
+        (6, 4, 4),
+        "none",
+    ),
+    "adaptive pooling at the end of the features": (
+        lambda: nn.Sequential(
+            nn.Sequential(convolutions(4, 6), nn.AdaptiveAvgPool2d(2)),
+            nn.Flatten(),
+            nn.Linear(24, 5),
+        ),
+        "0.0",
         (6, 8, 8),
         "none",
     ),

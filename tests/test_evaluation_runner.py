@@ -1,5 +1,6 @@
 """Runs of a few pictures by a network of four outputs, too small to be right."""
 
+import dataclasses
 import json
 import operator
 import os
@@ -8,6 +9,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
-from captum_cams.evaluation import batches, evaluate, plan, runner
+from captum_cams.evaluation import batches, datasets, evaluate, plan, runner
 from captum_cams.evaluation.methods import ExplainTask, parse_method
 from captum_cams.evaluation.metrics import CURVE_STEPS, EPS, METRICS, THRESHOLDS, TOP
 from captum_cams.evaluation.networks import Network
@@ -28,6 +31,7 @@ from captum_cams.evaluation.papers import (
     SETTINGS,
     Candidate,
 )
+from captum_cams.evaluation.pictures import covered_share, read_picture
 from captum_cams.evaluation.results import Records
 from captum_cams.evaluation.shared_path import shares_path
 from captum_cams.examples import shape_pictures, shapes_model
@@ -628,6 +632,142 @@ def test_one_score_is_no_choice_of_classes():
         ValueError, match="must give two or more class scores a picture"
     ):
         evaluate("out", model=model, limit=1, size=64)
+
+
+LABELS = """
+import torch
+from evaluated_net import build as scores
+from torch import nn
+
+def build():
+    return nn.Sequential(scores(), nn.Sigmoid())
+"""
+
+
+@pytest.mark.parametrize(
+    ("explain", "explained", "measured"),
+    [
+        ("probabilities", lambda y: y.softmax(1), lambda y: y.softmax(1)),
+        ("logits", lambda y: y, lambda y: y.softmax(1)),
+        ("sigmoid", torch.sigmoid, torch.sigmoid),
+        ("model", lambda y: y, lambda y: y),
+    ],
+)
+def test_the_explained_output_and_the_measured_one(
+    tmp_path, no_report, pictures, explain, explained, measured
+):
+    chosen = QUICK | {"methods": ["rsi-grad-cam"], "layers": ["1"], "root": pictures}
+    chosen["protocol"] = "group-cam"
+    records = evaluate("out", explain=explain, **chosen)
+    assert records.run["settings"]["explain"] == explain
+    model = runner.load_network("evaluated_net:build").model
+    records = [record for record in records if "values" in record]
+    assert len(records) == 5
+    for record in records:
+        x = read_picture(tmp_path / "data" / record["picture"], 32, "squash")[None]
+        target = record["target"]
+        maps = LayerRSIGradCam(
+            lambda x: explained(model(x)), model.get_submodule("1")
+        ).attribute(x, target=target)
+        full = LayerRSIGradCam.interpolate(maps, (32, 32), "bilinear")
+        values = record["values"]
+        wanted = metrics.average_drop(lambda x: measured(model(x)), x, full, target=target)  # fmt: skip
+        assert record["probability"] == pytest.approx(
+            measured(model(x))[0, target].item(), abs=1e-6
+        )
+        assert values["heatmap_mean"] == pytest.approx(full.mean().item(), rel=1e-4)
+        drop = torch.nan if values["average_drop"] is None else values["average_drop"]
+        assert drop == pytest.approx(wanted.item(), abs=1e-4, nan_ok=True)
+    # Another output is another run.
+    other = "logits" if explain == "probabilities" else "probabilities"
+    with pytest.raises(
+        ValueError, match=f'holds a run with explain "{explain}", which'
+    ):
+        evaluate("out", explain=other, **chosen)
+
+
+def test_a_network_of_several_labels(tmp_path, no_report, pictures):
+    """A softmax of its sigmoid is refused, and the sigmoid is taken once."""
+    (tmp_path / "labels_net.py").write_text(LABELS)
+    chosen = QUICK | {"methods": ["grad-cam"], "protocol": "group-cam"}
+    chosen |= {"root": pictures, "model": "labels_net:build", "layers": ["0.1"]}
+    with pytest.raises(ValueError, match="choose --explain sigmoid or --explain model"):
+        evaluate("refused", **chosen)
+    assert not Path("refused/run.json").exists()
+    scores = chosen | {"model": "evaluated_net:build", "layers": ["1"]}
+    wanted = [r["values"] for r in evaluate("s", explain="sigmoid", **scores) if "values" in r]  # fmt: skip
+    for explain in ("sigmoid", "model"):
+        found = evaluate(explain, explain=explain, **chosen)
+        assert [r["values"] for r in found if "values" in r] == wanted
+
+
+def test_the_predicted_class_is_explained(tmp_path, no_report, pictures):
+    chosen = QUICK | {
+        "methods": ["grad-cam"],
+        "protocol": "group-cam",
+        "root": pictures,
+    }
+    labels = [r for r in evaluate("labels", **chosen) if "values" in r]
+    records = [
+        r for r in evaluate("out", target="predicted", **chosen) if "values" in r
+    ]
+    model = runner.load_network("evaluated_net:build").model
+    assert len(records) == len(labels) == 2 * 5
+    for record, label in zip(records, labels, strict=True):
+        x = read_picture(tmp_path / "data" / record["picture"], 32, "squash")[None]
+        probabilities = model(x).softmax(1)[0]
+        assert record["target"] == int(probabilities.argmax())
+        assert record["probability"] == pytest.approx(probabilities.max().item())
+        assert record["category"] == "ab"[record["target"]]
+        if record["target"] == label["target"]:
+            assert timeless([record]) == timeless([label])
+    assert {r["target"] for r in labels} == {0, 1} != {r["target"] for r in records}
+
+
+BOXES = {
+    # Labels with their boxes, the predicted class, its boxes, whether it is a label.
+    "right": ({0: [[0, 0, 4, 4]]}, 0, [[0, 0, 4, 4]], True),
+    "wrong": ({0: [[0, 0, 4, 4]]}, 1, [], False),
+    "one of two": ({0: [[0, 0, 4, 4]], 1: [[1, 1, 3, 3], [2, 2, 5, 5]]}, 1, [[1, 1, 3, 3], [2, 2, 5, 5]], True),
+    "right without boxes": ({1: []}, 1, [], True),
+    "a class that the data set lacks": ({0: [[0, 0, 4, 4]]}, 2, [], False),
+    "labels that the network lacks": ({2: [[0, 0, 4, 4]]}, 1, [], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_and_filters_of_the_predicted_class(name, monkeypatch):
+    """Boxes are those of the predicted class; "right" is about the labels."""
+    labels, predicted, boxes, right = BOXES[name]
+    candidates = []
+    everything = dataclasses.replace(
+        PAPERS["group-cam"],
+        wants=lambda candidate: candidates.append(candidate) or True,
+    )
+    monkeypatch.setitem(PAPERS, "group-cam", everything)
+    scores = torch.zeros(3).index_fill(0, torch.tensor(predicted), 2.0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.register_forward_hook(lambda _, __, y: 0 * y + scores)
+    shown = {key: torch.tensor(value).view(-1, 4).float() for key, value in labels.items()}  # fmt: skip
+    data = datasets.DataSet(["one.png"], ["cat", "dog", "owl"], lambda *_: None)
+    made = SimpleNamespace(
+        network=Network("the model", model.eval(), size=8),
+        device=torch.device("cpu"),
+        data=data,
+        targets=[0, 1, None],
+        asked={"group-cam": {}},
+        target="predicted",
+        run={"classes": ["cat", "dog", "owl"]},
+    )
+    shares = {key: covered_share(value, (8, 8)) for key, value in shown.items()}
+    stored = sum(map(len, shown.values())), shares
+    sample = datasets.Sample(torch.rand(3, 8, 8), shown, *stored)
+    (example,), others = batches._examples(made, [(0, sample)])
+    assert not others
+    assert example.target == predicted
+    assert example.boxes.tolist() == boxes
+    assert [candidate.right for candidate in candidates] == [right]
+    assert batches._category(made, predicted) == ["cat", "dog", "owl"][predicted]
 
 
 def test_a_users_model_is_left_as_it_is(tmp_path, no_report, pictures):

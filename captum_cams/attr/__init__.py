@@ -14,6 +14,7 @@ from captum_cams.attr.path_integrals import LayerPathIntegrals
 from captum_cams.attr.rise import Rise
 from captum_cams.attr.rsi_grad_cam import LayerRSIGradCam
 from captum_cams.attr.score_cam import ScoreCam
+from captum_cams.attr.smooth_grad import SmoothGrad
 from captum_cams.attr.smooth_grad_cam import LayerSmoothGradCamPlusPlus
 from captum_cams.attr.xrai import Xrai
 
@@ -31,5 +32,6 @@ __all__ = [
     "LayerXGradCam",
     "Rise",
     "ScoreCam",
+    "SmoothGrad",
     "Xrai",
 ]

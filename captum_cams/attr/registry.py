@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from captum.attr import Attribution, LayerAttribution, LayerGradCam
+from captum.attr import (
+    Attribution,
+    GuidedBackprop,
+    IntegratedGradients,
+    LayerAttribution,
+    LayerGradCam,
+)
+from torch.nn import Module, ReLU
 
 from captum_cams._validation import check_callable, check_count, check_flags
 
@@ -25,7 +32,7 @@ A = TypeVar("A", bound=type[Attribution])
 
 @dataclass(frozen=True)
 class Method:
-    """
+    r"""
     A method of :data:`METHODS`. Only the class must be given.
 
     Classes that derive from Captum's `LayerAttribution` are built from a model and a
@@ -51,6 +58,11 @@ class Method:
             the package's own dependencies what pip installs for it. Default: none
         input_sized (bool): Whether the maps of a layer have the input's size instead
             of the layer's. Default: False
+        sum_channels (bool): Whether `attribute` gives a value for each channel of the
+            input, (N, C, \*spatial), as Captum's own methods of whole models do: the
+            map is the sum of their magnitudes. Default: False
+        needs_module (type, optional): A class of modules whose gradients the method
+            changes, so that a model without any is refused. Default: None
         gradients (bool): Whether the layer's gradients are needed. Default: True
         test_arguments (dict): Arguments of `attribute` that keep the method quick, and
             let it take pictures of a few pixels, in tests. Default: none
@@ -76,6 +88,8 @@ class Method:
     limited_by_channels: str | None = None
     optional_dependencies: Mapping[str, str] = field(default_factory=dict)
     input_sized: bool = False
+    sum_channels: bool = False
+    needs_module: type[Module] | None = None
     gradients: bool = True
     test_arguments: Mapping[str, Any] = field(default_factory=dict)
     axioms: frozenset[Axiom] | set[Axiom] = frozenset()
@@ -87,8 +101,17 @@ class Method:
             explains_log=self.explains_log,
             several_layers=self.several_layers,
             input_sized=self.input_sized,
+            sum_channels=self.sum_channels,
             gradients=self.gradients,
         )
+        kind = self.needs_module
+        if kind is not None and not (
+            isinstance(kind, type) and issubclass(kind, Module)
+        ):
+            raise TypeError(
+                "needs_module must be a class of torch.nn.Module, or None, got "
+                f"{kind!r}"
+            )
         check_callable("seed_arguments", self.seed_arguments, optional=True)
         if self.homogeneity is not None:
             check_count("homogeneity", self.homogeneity, least=0)
@@ -117,6 +140,12 @@ class Method:
     def arguments(self) -> Mapping[str, inspect.Parameter]:
         """The arguments of `attribute`."""
         return inspect.signature(self.attribution.attribute).parameters
+
+    def maps(self, attributions: Any) -> Any:
+        r"""Maps (N, 1, \*spatial), or lists of them, of what `attribute` gives."""
+        if not self.sum_channels:
+            return attributions
+        return attributions.abs().sum(1, keepdim=True)  # (N, 1, *spatial)
 
     def takes(self, argument: str) -> bool:
         """Whether `attribute` has an argument of this name."""
@@ -223,7 +252,7 @@ def register(name: str, **declaration: Any) -> Callable[[A], A]:
     return add
 
 
-# Captum's own, with the final ReLU of its paper.
+# Captum's own. Grad-CAM has the final ReLU of its paper.
 register(
     "grad-cam",
     defaults={"relu_attributions": True},
@@ -238,3 +267,22 @@ register(
     },
     homogeneity=1,
 )(LayerGradCam)
+# It changes the gradients of nn.ReLU, in place or used again as it may be. Those of a
+# function such as F.relu, or of another module such as ReLU6, stay as they are.
+register(
+    "guided-backprop",
+    sum_channels=True,
+    needs_module=ReLU,
+    axioms={"input_invariance"},
+    homogeneity=1,
+)(GuidedBackprop)
+register(
+    "integrated-gradients",
+    # All steps of all examples would go through the model together.
+    defaults={"internal_batch_size": 8},
+    colors={"baselines": "black"},
+    sum_channels=True,
+    test_arguments={"n_steps": 3},
+    axioms={"implementation_invariance", "input_invariance"},
+    homogeneity=1,
+)(IntegratedGradients)

@@ -68,7 +68,7 @@ def explain_again(
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """Picture, map, boxes and a caption, for the report's gallery."""
     sample = plan.data.load(index, plan.network.size)
-    examples, _ = _examples(plan, [(index, sample)])
+    examples, _ = _examples(plan, [(index, sample)], predicted=target)
     (example,) = [one for one in examples if one.target == target]
     (spec,) = [spec for spec in plan.specs if spec.label == method]
     seed = _seed(plan, plan.indices.index(index) // plan.batch_size)
@@ -138,9 +138,14 @@ def _metrics(plan: Plan, spec: MethodSpec, example: _Example) -> frozenset[str]:
 
 
 def _examples(
-    plan: Plan, samples: Sequence[tuple[int, Sample]]
+    plan: Plan, samples: Sequence[tuple[int, Sample]], predicted: int | None = None
 ) -> tuple[list[_Example], list[Record]]:
-    """Each picture with each of its classes that the network knows; others skipped."""
+    """
+    Each picture with the classes that it is explained for; others are skipped.
+
+    They are all of its own that the network knows, or the predicted one. What was
+    `predicted` in another batch may lead by no more than rounding, and counts.
+    """
     images = torch.stack([sample.picture for _, sample in samples]).to(plan.device)
     with torch.no_grad():
         inputs = plan.network.normalize(images)
@@ -160,16 +165,21 @@ def _examples(
             for label in sample.boxes
         ]
         known = [(target, label) for target, label in shown if target is not None]
+        labels = {target for target, _ in known}
+        top = int(output.argmax()) if predicted is None else predicted
+        if plan.target == "predicted":
+            of_top = [label for target, label in known if target == top]
+            known = [(top, of_top[0] if of_top else -1)]  # -1: no box of it
         if not known or not all(0 <= target < len(output) for target, _ in known):
             error = UserError(f"{name} has no output for what it shows")
             others.append(_skipped(plan, index, error))
             continue
         for target, label in known:
-            boxes = sample.boxes[label]
+            boxes = sample.boxes.get(label, torch.zeros(0, 4))  # (n, 4)
             candidate = Candidate(
-                int(output.argmax()) == target,
+                target == top and top in labels,
                 sample.stored_boxes,
-                sample.stored_shares[label],
+                sample.stored_shares.get(label, 0.0),
             )
             wanting = [name for name in plan.asked if PAPERS[name].wants(candidate)]
             probability = float(output[target])
@@ -180,9 +190,7 @@ def _examples(
 def _task(network: Network, examples: Sequence[_Example]) -> ExplainTask:
     images = torch.stack([example.picture for example in examples])  # (N, 3, H, W)
     targets = torch.tensor([one.target for one in examples], device=images.device)
-    return ExplainTask(
-        network.forward, network.normalize(images), network.colors(images), targets
-    )
+    return ExplainTask(network, network.normalize(images), targets)
 
 
 def _shared_maps(
@@ -276,7 +284,7 @@ def _timed_maps(
 
 
 def _category(plan: Plan, target: int) -> str:
-    if plan.targets:
+    if target in plan.targets:
         return plan.data.classes[plan.targets.index(target)]
     return plan.run["classes"][target] if plan.run["classes"] else f"class {target}"
 
@@ -308,8 +316,7 @@ def _randomized(
 
     def explain(model: Module, inputs: Tensor, targets: Tensor) -> Tensor:
         there = info._replace(module=model.get_submodule(info.name))
-        network = plan.network._replace(model=model)
-        other = ExplainTask(network.forward, inputs, task.colors, targets)
+        other = ExplainTask(plan.network._replace(model=model), inputs, targets)
         return other.explain(spec, [there], seed)[0]
 
     values: list[dict[str, Value]] = [{} for _ in examples]

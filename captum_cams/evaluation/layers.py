@@ -11,11 +11,19 @@ from torch.func import functional_call
 from torch.nn import Module
 
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
-from captum_cams.evaluation.networks import Network, describe_output, transform_name
+from captum_cams.evaluation.networks import (
+    Network,
+    are_shares,
+    describe_output,
+    failure,
+    transform_name,
+)
 from captum_cams.layer_eval import warn_of_axes
 from captum_cams.reshape import Transform, fits, fitting, sized
 
 _STEM = 1 / 4  # of the uses of layers that have parameters and give several positions
+_POOLINGS = (torch.nn.MaxPool2d, torch.nn.AvgPool2d)
+_ADAPTIVE_POOLINGS = (torch.nn.AdaptiveMaxPool2d, torch.nn.AdaptiveAvgPool2d)
 _RESHAPE = "a --reshape that makes feature maps (N, K, h, w) of its output"
 _REMEDY = f"; name a layer with --layer (of evaluate: --layers), and give {_RESHAPE}"
 
@@ -44,7 +52,10 @@ def find_layers(
     Without names it is the last layer whose output, as it is or by a transform of
     :mod:`captum_cams.reshape`, can be feature maps of the picture, and through whose
     positions the scores depend on the picture. Behind it come pooled features, class
-    scores at each position, or tokens of which the class token alone is read.
+    scores at each position, or tokens of which the class token alone is read. That is
+    the end of the last convolutional block as papers take it: ``layer4`` of ResNet, and
+    of VGG the last pooling (``features.30`` of VGG-16), as in the experiments of
+    RSI-Grad-CAM; those of Group-CAM and TorchRay take the ReLU in front of it.
 
     Args:
         network (Network): Where to look.
@@ -139,15 +150,12 @@ def _run_on_noise(network: Network, images: Tensor) -> _Survey:
             run = partial(functional_call, network.model, others)
             outputs = run((inputs,)) if others else network.model(inputs)
             scores = network.scores(outputs)
-            if network.probabilities(scores) is scores:
+            if are_shares(scores):
                 scores = scores.clamp(min=1e-30).log()
     except UserError:
         raise
     except Exception as error:  # the model's own code
-        raise UserError(
-            f"{network.name} fails on a picture of {network.size} x {network.size}: "
-            f"{brief_error(error)}"
-        ) from error
+        raise failure(network, error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -249,8 +257,10 @@ def _outputs(calls: Sequence[_Call]) -> list[tuple[int, Any]]:
     Each tensor that a layer gives, with the number of the use that made it.
 
     The layer is the outermost that gives the tensor as it was made, and is used once:
-    methods see a single use. A layer that passes on what it got, such as Dropout
-    outside of training, made nothing.
+    methods see a single use. Where a pooling made it, it is this pooling, as the end of
+    VGG's last block is in papers, ``features.30``. A layer that passes on what it got,
+    such as Dropout outside of training, made nothing, and an adaptive pooling belongs
+    to the classifier behind it.
     """
     uses = Counter(call.layer for call in calls)
     made: dict[tuple[int, int], tuple[int, _Call]] = {}
@@ -260,7 +270,12 @@ def _outputs(calls: Sequence[_Call]) -> list[tuple[int, Any]]:
             continue
         key = (id(call.output), call.version)
         start, first = made.setdefault(key, (number, call))
-        around = call is first or first.name.startswith(f"{call.name}.")
+        around = call is first or (
+            first.name.startswith(f"{call.name}.")
+            and not isinstance(first.layer, _POOLINGS)
+        )
+        if isinstance(first.layer, _ADAPTIVE_POOLINGS):
+            continue
         if around and uses[call.layer] == 1:
             chosen[key] = (start, call)
     return sorted(chosen.values(), key=lambda one: one[0])
@@ -308,10 +323,12 @@ def _gradients(survey: _Survey, tensors: Sequence[Any]) -> list[Tensor | None]:
 
 
 def _weights(scores: Tensor) -> Tensor:
-    """Random weights of the class scores; like softmax's gradient they add up to 0."""
+    """Random weights of scores; of several they add up to 0, as softmax's gradient."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(scores.shape, generator=generator).to(scores)
-    return weights - weights.mean()  # (1, classes)
+    if weights.shape[1] > 1:
+        weights = weights - weights.mean()
+    return weights  # (1, classes)
 
 
 def _are_scores(survey: _Survey, gradients: Tensor) -> bool:

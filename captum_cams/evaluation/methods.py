@@ -1,7 +1,9 @@
 """Methods as they are asked for, and the maps that they make of a layer."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from captum.attr import LayerGradCam
@@ -12,7 +14,7 @@ from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS, Method
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
 from captum_cams.evaluation.layers import LayerInfo
-from captum_cams.evaluation.networks import transform_name
+from captum_cams.evaluation.networks import Network, transform_name
 from captum_cams.evaluation.processes import seeded
 from captum_cams.evaluation.user_code import import_object, parse_call
 from captum_cams.reshape import Transform
@@ -115,17 +117,45 @@ def check_transforms(spec: MethodSpec, layers: Sequence[LayerInfo]) -> None:
             )
 
 
-class ExplainTask(NamedTuple):
-    """What a method explains: the probabilities of N pictures' targets."""
+def missing_module(name: str, method: Method, model: Module) -> str | None:
+    """A sentence where a model lacks the modules that a method changes."""
+    kind = method.needs_module
+    if kind is None or any(isinstance(module, kind) for module in model.modules()):
+        return None
+    return (
+        f"{name} needs a module {kind.__name__} in the model, as it changes the "
+        "gradients of such modules alone, and the model has none"
+    )
 
-    forward: Callable[[Tensor], Tensor]
+
+class _AsModule(Module):
+    """A network's explained outputs as a module, which some of Captum's want."""
+
+    def __init__(self, network: Network, log: bool) -> None:
+        super().__init__()
+        self.model = network.model
+        self.outputs = network.log_explained if log else network.explained
+        self.training = network.model.training
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.outputs(inputs)
+
+
+class ExplainTask(NamedTuple):
+    """What a method explains: the outputs for N pictures' targets."""
+
+    network: Network
     inputs: Tensor  # (N, 3, H, W)
-    colors: Mapping[str, Tensor]  # black and white, (1, 3, H, W)
     targets: Tensor  # (N,)
 
-    def log_forward(self, inputs: Tensor) -> Tensor:
-        """Logarithms of the probabilities, (N, classes)."""
-        return self.forward(inputs).clamp(min=1e-30).log()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The confidences that are measured, (N, classes)."""
+        return self.network.forward(inputs)
+
+    @property
+    def colors(self) -> Mapping[str, Tensor]:
+        """A black and a white picture as the network takes them, (1, 3, H, W)."""
+        return self.network.colors(self.inputs)
 
     def explain(
         self, spec: MethodSpec, layers: Sequence[LayerInfo], seed: int = 0
@@ -140,6 +170,8 @@ class ExplainTask(NamedTuple):
         """
         check_transforms(spec, layers)
         method = spec.method
+        if need := missing_module(spec.label, method, self.network.model):
+            raise UserError(need)
         # A method of the user's own may draw from torch's common generators.
         with seeded(seed, self.inputs.device):
             if not method.has_layer:
@@ -179,9 +211,11 @@ class ExplainTask(NamedTuple):
         options |= {key: self.colors[color] for key, color in method.colors.items()}
         options |= {} if method.seed_arguments is None else method.seed_arguments(seed)
         options |= spec.arguments
-        forward = self.log_forward if method.explains_log else self.forward
-        cam = attribution(forward, *[layer] * method.has_layer, **built_with)
-        return cam.attribute(self.inputs, target=self.targets, **options)
+        model = _AsModule(self.network, log=method.explains_log)
+        cam = attribution(model, *[layer] * method.has_layer, **built_with)
+        with _unsurprised(attribution):
+            found = cam.attribute(self.inputs, target=self.targets, **options)
+        return method.maps(found)
 
     def _check_maps(self, spec: MethodSpec, maps: object) -> Tensor:
         """A map of each picture, detached; a user's own method may give anything."""
@@ -193,6 +227,22 @@ class ExplainTask(NamedTuple):
                 f"({number}, 1, h, w), got {given}"
             )
         return maps.detach()
+
+
+@contextmanager
+def _unsurprised(attribution: type) -> Iterator[None]:
+    """Without warnings of what Captum's own methods do as they are meant to."""
+    if not attribution.__module__.startswith("captum."):
+        yield
+        return
+    with warnings.catch_warnings():
+        for text in (
+            "Setting backward hooks on ReLU",
+            "Input Tensor [0-9]+ did not already require gradients",
+            "Internal batch size cannot be less than the number of input examples",
+        ):
+            warnings.filterwarnings("ignore", text)
+        yield
 
 
 def share_transform(layers: Sequence[LayerInfo]) -> bool:

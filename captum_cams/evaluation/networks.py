@@ -1,5 +1,6 @@
 """The networks that are explained, and transforms of their layers' outputs."""
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,20 @@ from captum_cams.reshape import Transform, channels_last, vit_tokens
 models: Any = torchvision.models  # its types leave out what is public
 
 
+EXPLAIN = ("probabilities", "logits", "sigmoid", "model")
+"""The outputs that can be explained, see :func:`choose_output`."""
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(1)
+
+
+def _unchanged(scores: Tensor) -> Tensor:
+    return scores
+
+
 class Network(NamedTuple):
-    """A model, and the size and normalization of its pictures."""
+    """A model, the size and normalization of its pictures, and its outputs."""
 
     name: str
     model: Module
@@ -29,10 +42,27 @@ class Network(NamedTuple):
     size: int = 224
     mean: Sequence[float] = (0, 0, 0)
     std: Sequence[float] = (1, 1, 1)
+    to_explained: Callable[[Tensor], Tensor] = _softmax
+    """Makes the outputs that are explained of what the model gives."""
+    to_measured: Callable[[Tensor], Tensor] = _softmax
+    """Makes the confidences that metrics measure of what the model gives."""
+    explains_probabilities: bool = True
+    """Whether the explained outputs are probabilities, which have a logarithm."""
+
+    def explained(self, inputs: Tensor) -> Tensor:
+        """The outputs that are explained, (N, classes)."""
+        return self.to_explained(self.scores(self.model(inputs)))
+
+    def log_explained(self, inputs: Tensor) -> Tensor:
+        """Scores S where probabilities exp S are explained, (N, classes)."""
+        outputs = self.explained(inputs)
+        if not self.explains_probabilities:
+            return outputs
+        return outputs.clamp(min=1e-30).log()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Probabilities (N, classes)."""
-        return self.probabilities(self.scores(self.model(inputs)))
+        """The confidences that are measured, (N, classes)."""
+        return self.to_measured(self.scores(self.model(inputs)))
 
     def scores(self, outputs: Any) -> Tensor:
         """The class scores in the model's output, (N, classes)."""
@@ -43,20 +73,7 @@ class Network(NamedTuple):
                 f"{self.name} must give one row of class scores a picture, (N, "
                 f"classes), got {came}; wrap it in a module that does"
             )
-        if found.shape[1] < 2:
-            raise UserError(
-                f"{self.name} must give two or more class scores a picture, got one, "
-                "whose share of all is always 1; wrap it in a module that gives "
-                "torch.cat([-score, score], 1)"
-            )
         return found
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """The softmax of class scores that are no probabilities yet, (N, classes)."""
-        sums = scores.detach().sum(1)
-        if (scores >= 0).all() and torch.allclose(sums, torch.ones_like(sums)):
-            return scores
-        return scores.softmax(1)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalizes pictures in [0, 1] as the model expects."""
@@ -71,6 +88,155 @@ class Network(NamedTuple):
             "black": self.normalize(torch.zeros_like(images[:1])),
             "white": self.normalize(torch.ones_like(images[:1])),
         }
+
+
+def are_shares(outputs: Tensor) -> bool:
+    """Whether rows of outputs, (N, classes), are probabilities that add up to 1."""
+    sums = outputs.detach().sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums))
+
+
+# For what is to be explained and what the model gives: what makes the explained outputs
+# of the model's, and what makes the measured ones. Other pairs do not fit.
+_OUTPUTS: dict[tuple[str, str], tuple[Callable[[Tensor], Tensor], ...]] = {
+    ("probabilities", "scores"): (_softmax, _softmax),
+    ("probabilities", "shares"): (_unchanged, _unchanged),
+    ("sigmoid", "scores"): (torch.sigmoid, torch.sigmoid),
+    ("sigmoid", "sigmoid"): (_unchanged, _unchanged),
+    ("logits", "scores"): (_unchanged, _softmax),
+    # The module that turned them into probabilities is taken out of the model.
+    ("logits", "shares"): (_unchanged, _softmax),
+    ("logits", "sigmoid"): (_unchanged, torch.sigmoid),
+    ("model", "scores"): (_unchanged, _unchanged),
+    ("model", "shares"): (_unchanged, _unchanged),
+    ("model", "sigmoid"): (_unchanged, _unchanged),
+}
+_MISFITS = {
+    ("probabilities", "sigmoid"): "--explain probabilities needs class scores, or "
+    "probabilities that add up to 1, but {}'s outputs lie in [0, 1] without adding up "
+    "to 1, as those of a sigmoid; choose --explain sigmoid or --explain model, which "
+    "take them as they are",
+    ("sigmoid", "shares"): "--explain sigmoid needs scores of classes that do not "
+    "exclude each other, but {}'s outputs are probabilities that add up to 1; choose "
+    "--explain probabilities or --explain model, which take them as they are",
+}
+_NO_LOGITS = (
+    "--explain logits needs class scores, but {}'s outputs are probabilities already, "
+    "and it has no module {} at its end that can be taken out; choose --explain {}, or "
+    "give the model without its last step"
+)
+_ENDS: dict[str, tuple[type[Module], Callable[[Tensor], Tensor]]] = {
+    "shares": (torch.nn.Softmax, _softmax),
+    "sigmoid": (torch.nn.Sigmoid, torch.sigmoid),
+}
+
+
+def choose_output(network: Network, explain: str, images: Tensor) -> Network:
+    """
+    The network with the output that is explained, and the one that is measured.
+
+    What the model gives is told from its outputs at noise of several strengths: class
+    scores, shares that always add up to 1, or else values that always lie in [0, 1], as
+    a sigmoid's do.
+
+    Args:
+        network (Network): As it was loaded.
+        explain (str): ``probabilities``: the softmax of class scores, or shares as
+            they are. ``logits``: class scores as they are; a `Softmax` or `Sigmoid` at
+            the model's end is taken out. ``sigmoid``: the sigmoid of class scores, for
+            classes that do not exclude each other, or a sigmoid's values as they are.
+            ``model``: what the model gives, untouched. Metrics measure the output that
+            is explained, but for logits, whose probabilities they measure.
+        images (Tensor): A picture, (1, 3, H, W), for its size and device.
+
+    Raises:
+        UserError: If the model does not give what that needs.
+    """
+    probes = _probes(network, images)
+    given = _what_is_given([outputs for _, outputs in probes])
+    if (explain, given) in _MISFITS:
+        raise UserError(_MISFITS[explain, given].format(network.name))
+    if explain == "logits" and given != "scores":
+        _take_out_end(network, given, probes)
+    explained, measured = _OUTPUTS[explain, given]
+    if _softmax in (explained, measured) and probes[0][1].shape[1] < 2:
+        raise UserError(
+            f"{network.name} must give two or more class scores a picture, got one, "
+            "whose share of all is always 1; choose --explain sigmoid, or --explain "
+            "model to take it as it is"
+        )
+    return network._replace(
+        to_explained=explained,
+        to_measured=measured,
+        explains_probabilities=explain != "logits"
+        and (explained is not _unchanged or given != "scores"),
+    )
+
+
+def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """
+    Inputs and what the model gives of them, (1, classes) each.
+
+    They are noise as strong as a picture, and much stronger, which scores follow.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = network.normalize(torch.rand(images.shape, generator=generator).to(images))
+    try:
+        probes = [(noise, _outputs_at(network, noise))]
+    except UserError:
+        raise
+    except Exception as error:  # the model's own code
+        raise failure(network, error) from error
+    for strength in (30.0, -1e3, 1e6):
+        # A model may refuse what no picture holds.
+        with contextlib.suppress(Exception):
+            strong = strength * noise
+            probes.append((strong, _outputs_at(network, strong)))
+    return probes
+
+
+def failure(network: Network, error: Exception) -> UserError:
+    """What a user is told where a pass of the model fails."""
+    return UserError(
+        f"{network.name} fails on a picture of {network.size} x {network.size}: "
+        f"{brief_error(error)}"
+    )
+
+
+def _outputs_at(network: Network, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        # A copy, as models may write to their input.
+        return network.scores(network.model(inputs.clone()))
+
+
+def _what_is_given(outputs: Sequence[Tensor]) -> str:
+    """What a model gives, by its outputs at several inputs, (1, classes) each."""
+    finite = [rows for rows in outputs if rows.isfinite().all()]
+    inside = all(((rows >= 0) & (rows <= 1)).all() for rows in finite)
+    # Weights of 0 give scores of 0 alone, and no sigmoid does.
+    if not inside or not any(rows.any() for rows in finite):
+        return "scores"
+    many = finite[0].shape[1] > 1
+    return "shares" if many and all(map(are_shares, finite)) else "sigmoid"
+
+
+def _take_out_end(
+    network: Network, given: str, probes: Sequence[tuple[Tensor, Tensor]]
+) -> None:
+    """Takes out the module at the model's end that makes probabilities of scores."""
+    kind, function = _ENDS[given]
+    ends = [n for n, m in network.model.named_modules() if isinstance(m, kind) and n]
+    for name in reversed(ends):
+        end = network.model.get_submodule(name)
+        network.model.set_submodule(name, torch.nn.Identity())
+        if all(
+            torch.allclose(function(_outputs_at(network, inputs)), outputs)
+            for inputs, outputs in probes
+        ):
+            return
+        network.model.set_submodule(name, end)
+    other = "probabilities" if given == "shares" else given
+    raise UserError(_NO_LOGITS.format(network.name, kind.__name__, other))
 
 
 def _class_scores(outputs: Any) -> Tensor | None:

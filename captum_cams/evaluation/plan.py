@@ -20,7 +20,12 @@ from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
-from captum_cams.evaluation.methods import MethodSpec, check_transforms, parse_method
+from captum_cams.evaluation.methods import (
+    MethodSpec,
+    check_transforms,
+    missing_module,
+    parse_method,
+)
 from captum_cams.evaluation.metrics import (
     CURVE_STEPS,
     EPS,
@@ -29,7 +34,7 @@ from captum_cams.evaluation.metrics import (
     THRESHOLDS,
     find_metrics,
 )
-from captum_cams.evaluation.networks import Network, transform_name
+from captum_cams.evaluation.networks import Network, choose_output, transform_name
 from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF, Sweep
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.settings import Settings
@@ -59,6 +64,8 @@ class Plan(NamedTuple):
     """Those of the pictures, ascending."""
     batch_size: int
     sanity: frozenset[int]
+    target: str
+    """Of :data:`TARGETS`."""
     seed: int
     device: torch.device
     run: Run
@@ -88,6 +95,7 @@ def make_plan(
         UserError: If layers, methods, metrics, network and data do not fit each other.
     """
     blank = torch.zeros(1, 3, network.size, network.size, device=device)
+    network = choose_output(network, settings.explain, blank)
     if layers is None and settings.model is None:
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
@@ -110,6 +118,7 @@ def make_plan(
         indices=indices,
         batch_size=settings.batch_size,
         sanity=frozenset(indices[: settings.sanity_pictures]),
+        target=settings.target,
         seed=settings.seed,
         device=device,
         run=_run(network, found, asked, settings, device, len(indices)),
@@ -244,6 +253,10 @@ def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
         if missing:
             need, extra = " and ".join(missing), libraries[missing[0]]
             yield name, f"{name} needs {need}; pip install '{extra}' brings it"
+    for name, method in METHODS.items():
+        lack = missing_module(name, method, model)
+        if lack is not None:
+            yield name, lack
     for stage in _stages(model):
         for path, part in model.get_submodule(stage).named_modules(prefix=stage):
             if has_own_parameters(part) and not is_resettable(part):

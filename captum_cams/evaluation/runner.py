@@ -14,7 +14,7 @@ from captum_cams.evaluation import figures, report, tables
 from captum_cams.evaluation.batches import explain_again, explain_batch
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
-from captum_cams.evaluation.networks import load_network, load_transform
+from captum_cams.evaluation.networks import EXPLAIN, load_network, load_transform
 from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.plan import Plan, make_plan
@@ -27,6 +27,7 @@ from captum_cams.evaluation.results import (
     write_run,
 )
 from captum_cams.evaluation.settings import (
+    TARGETS,
     Settings,
     check_colors,
     check_file,
@@ -50,6 +51,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     metrics: Sequence[str] | None = None,
     *,
     reshape: str | Transform | None = None,
+    explain: str = "probabilities",
+    target: str = "label",
     protocol: str = "all",
     split: str | None = None,
     labels: str | Path | None = None,
@@ -100,13 +103,26 @@ def evaluate(  # noqa: PLR0913, PLR0917
             class of your own, with arguments where wanted, such as
             ``"group-cam(groups=8)"``, for all protocols; or one. Default: None, those
             of each protocol
-        metrics (sequence of str, optional): Of `protocols.ALL_METRICS`, for all
+        metrics (sequence of str, optional): Keys of `metrics.METRICS`, for all
             protocols; or one. Default: None, those of each protocol
         reshape (str or Callable, optional): What makes feature maps (N, K, h, w) of
             the layers' output: ``"vit_tokens"`` or ``"channels_last"`` of
             :mod:`captum_cams.reshape`, with arguments where wanted, such as
             ``"vit_tokens(prefix_tokens=2)"``, ``"module:callable"``, or a function.
             Default: None, one of the two for a layer whose output needs it
+        explain (str): The output that is explained. ``probabilities``: the softmax of
+            the class scores, or what the model gives where that adds up to 1 already.
+            ``logits``: the class scores; a ``Softmax`` or ``Sigmoid`` at the model's
+            end is taken out. ``sigmoid``: that of each class score by itself, for a
+            network of several labels, or what the model gives where it always lies in
+            [0, 1] already. ``model``: what the model gives, untouched. Confidences and
+            curves are measured on the same output, but for logits, where they are of
+            the probabilities. Default: ``probabilities``
+        target (str): The class that a picture is explained for: its ``label``, or
+            each of several, or the ``predicted`` one, whose output is the highest;
+            boxes are those of that class then, and a picture without such boxes has
+            none. Filters such as "predicted right" are about the label in both cases.
+            Default: ``label``
         protocol (str): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default: ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
             ``val2017``). Default: None, the first of the usual ones that is there
@@ -161,6 +177,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PAPERS))
     check_choice("resize", resize, RESIZE)
+    check_choice("explain", explain, EXPLAIN)
+    check_choice("target", target, TARGETS)
     settings = Settings(
         dataset=dataset,
         root=resolved("root", root),
@@ -170,6 +188,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
         resize=resize,
         model=type(model).__name__ if isinstance(model, Module) else model,
         weights=None if weights is None else str(weights),
+        explain=explain,
+        target=target,
         protocol=protocol,
         methods=optional_words("methods", methods),
         metrics=optional_words("metrics", metrics),

@@ -9,6 +9,9 @@ from torch.nn import Module
 
 from captum_cams._validation import check_count, check_numbers, check_words, kind_of
 
+TARGETS = ("label", "predicted")
+"""The classes that pictures can be explained for."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,6 +26,8 @@ class Settings:
     model: str | None
     """Its name; None is the network of the examples."""
     weights: str | None
+    explain: str
+    target: str
     protocol: str
     methods: Sequence[str] | None
     metrics: Sequence[str] | None

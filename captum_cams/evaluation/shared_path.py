@@ -58,7 +58,7 @@ def explain_along_path(
     first = specs[0]
     kinds = [_INTEGRANDS[spec.method.attribution] for spec in specs]
     integrals = LayerPathIntegrals(
-        task.forward,
+        task.network.explained,
         [layer.module for layer in layers],
         integrands=[
             kind(**_split(spec)[0]) for kind, spec in zip(kinds, specs, strict=True)

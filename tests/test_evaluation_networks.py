@@ -1,0 +1,196 @@
+"""Which of a network's outputs are explained, and which are measured."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.networks import EXPLAIN, choose_output, load_network
+from captum_cams.examples import shapes_model
+from tests.models import Function, Scale, random
+
+PICTURE = torch.zeros(1, 3, 8, 8)
+X = random(4, 3, 8, 8).float()
+SOFTMAX, SIGMOID = nn.Softmax(1), nn.Sigmoid()
+
+
+def scores(classes=3, gain=1.0):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+            nn.Linear(16, classes), Scale(gain),
+        )  # fmt: skip
+
+
+def ending_in(*ends, classes=3):
+    return nn.Sequential(scores(classes), *ends)
+
+
+def chosen(model, explain):
+    return choose_output(load_network(model, size=8), explain, PICTURE)
+
+
+def unchanged(scores):
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("model", "explain", "explained", "measured"),
+    [
+        (scores(), "probabilities", SOFTMAX, SOFTMAX),
+        (scores(), "logits", unchanged, SOFTMAX),
+        (scores(), "sigmoid", SIGMOID, SIGMOID),
+        (scores(), "model", unchanged, unchanged),
+        (ending_in(SOFTMAX), "probabilities", SOFTMAX, SOFTMAX),
+        (ending_in(SOFTMAX), "logits", unchanged, SOFTMAX),
+        (ending_in(SOFTMAX), "model", SOFTMAX, SOFTMAX),
+        (ending_in(SIGMOID), "sigmoid", SIGMOID, SIGMOID),
+        (ending_in(SIGMOID), "model", SIGMOID, SIGMOID),
+        (ending_in(SIGMOID), "logits", unchanged, SIGMOID),
+        (ending_in(Function(torch.sigmoid)), "sigmoid", SIGMOID, SIGMOID),
+        (ending_in(nn.LogSoftmax(1)), "probabilities", SOFTMAX, SOFTMAX),
+        (ending_in(nn.LogSoftmax(1)), "logits", nn.LogSoftmax(1), SOFTMAX),
+        (scores(1), "sigmoid", SIGMOID, SIGMOID),
+        (scores(1), "model", unchanged, unchanged),
+        (ending_in(SIGMOID, classes=1), "sigmoid", SIGMOID, SIGMOID),
+        (ending_in(SIGMOID, classes=1), "logits", unchanged, SIGMOID),
+    ],
+)  # fmt: skip
+def test_outputs(model, explain, explained, measured):
+    """As functions of the same class scores."""
+    network = chosen(model, explain)
+    with torch.no_grad():
+        raw = (model[0] if isinstance(model[0], nn.Sequential) else model)(X)
+        torch.testing.assert_close(network.explained(X), explained(raw))
+        torch.testing.assert_close(network.forward(X), measured(raw))
+        log = network.explained(X)
+        if explained in (SOFTMAX, SIGMOID):
+            log = log.log()
+        torch.testing.assert_close(network.log_explained(X), log)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ending_in(nn.ReLU()),  # as SqueezeNet's
+        ending_in(Scale(0.0)),  # as a head before training
+        ending_in(Function(lambda x: x * 1e-3 + 0.5)),  # inside of [0, 1] for pictures
+        nn.Sequential(scores(), Function(lambda x: x / x.abs().amax())),
+    ],
+)
+def test_scores_are_told_by_more_than_their_range(model):
+    network = chosen(model, "probabilities")
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(X), model(X).softmax(1))
+
+
+def test_nan_hides_nothing_of_the_other_pictures():
+    """What a model gives is told once, and not anew from each batch."""
+    model = ending_in(SOFTMAX)
+    network = chosen(model, "probabilities")
+    inputs = X.clone()
+    inputs[1] = torch.nan
+    with torch.no_grad():
+        found, rows = network.forward(inputs), [0, 2, 3]
+        torch.testing.assert_close(found[rows], model(X)[rows])
+    assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("model", "explain", "words"),
+    [
+        (
+            ending_in(SIGMOID),
+            "probabilities",
+            "--explain probabilities needs class scores, or probabilities that add up "
+            "to 1, but Sequential's outputs lie in [0, 1] without adding up to 1, as "
+            "those of a sigmoid; choose --explain sigmoid or --explain model",
+        ),
+        (ending_in(Function(torch.sigmoid)), "probabilities", "as those of a sigmoid"),
+        (ending_in(SIGMOID, classes=1), "probabilities", "as those of a sigmoid"),
+        (
+            ending_in(Function(lambda x: (0.5 * x).tanh() / 2 + 0.5)),
+            "probabilities",
+            "as those of a sigmoid",
+        ),
+        (
+            ending_in(SOFTMAX),
+            "sigmoid",
+            "--explain sigmoid needs scores of classes that do not exclude each other, "
+            "but Sequential's outputs are probabilities that add up to 1; choose "
+            "--explain probabilities or --explain model",
+        ),
+        (
+            ending_in(Function(lambda x: x.softmax(1))),
+            "logits",
+            "--explain logits needs class scores, but Sequential's outputs are "
+            "probabilities already, and it has no module Softmax at its end that can "
+            "be taken out; choose --explain probabilities, or give the model without",
+        ),
+        (
+            ending_in(Function(torch.sigmoid)),
+            "logits",
+            "no module Sigmoid at its end that can be taken out; choose --explain "
+            "sigmoid",
+        ),
+        (
+            scores(1),
+            "probabilities",
+            "Sequential must give two or more class scores a picture, got one, whose "
+            "share of all is always 1; choose --explain sigmoid, or --explain model",
+        ),
+        (scores(1), "logits", "must give two or more class scores a picture, got one"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(5, 3)),
+            "model",
+            "Sequential fails on a picture of 8 x 8: RuntimeError: mat1 and mat2",
+        ),
+    ],
+)
+def test_outputs_that_do_not_fit_are_one_sentence(model, explain, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        chosen(model, explain)
+
+
+def test_the_softmax_that_is_taken_out_is_the_one_at_the_end():
+    """And that of the user's own model stays."""
+    gate = nn.Sequential(scores(), SOFTMAX)
+    model = nn.Sequential(gate, nn.Linear(3, 3), nn.Softmax(1))
+    network = chosen(model, "logits")
+    kinds = [type(module) for module in network.model.modules()]
+    assert kinds.count(nn.Softmax) == 1 and isinstance(network.model[0][1], nn.Softmax)
+    assert isinstance(model[2], nn.Softmax)
+    with torch.no_grad():
+        torch.testing.assert_close(network.explained(X), model[:2](X))
+
+
+def test_a_model_that_takes_pictures_alone():
+    """Stronger noise, which tells scores from others, is left out."""
+
+    def careful(x):
+        if x.abs().max() > 5:
+            raise ValueError("no picture")
+        return x
+
+    model = nn.Sequential(Function(careful), scores(gain=9.0))
+    network = chosen(model, "probabilities")
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(X), model(X).softmax(1))
+
+
+@pytest.mark.parametrize("explain", EXPLAIN)
+def test_the_example_network_has_all_but_a_sigmoid(explain):
+    model, x = shapes_model(), random(2, 3, 64, 64).float()
+    picture = torch.zeros(1, 3, 64, 64)
+    if explain == "sigmoid":
+        with pytest.raises(UserError, match="add up to 1; choose --explain"):
+            choose_output(load_network(), explain, picture)
+        return
+    network = choose_output(load_network(), explain, picture)
+    with torch.no_grad():
+        wanted = model.logits(x) if explain == "logits" else model(x)
+        torch.testing.assert_close(network.explained(x), wanted)
+        torch.testing.assert_close(network.forward(x), model(x))
