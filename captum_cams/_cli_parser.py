@@ -13,7 +13,7 @@ from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.networks import EXPLAIN
-from captum_cams.evaluation.papers import PAPERS
+from captum_cams.evaluation.papers import PAPERS, PRESETS
 from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.settings import TARGETS
 from captum_cams.evaluation.user_code import parse_call
@@ -192,6 +192,11 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
         type=_names,
         help=f"for all protocols: of {', '.join(METRICS)} (default: those of each "
         "protocol)",
+    )
+    add(
+        "--preset",
+        choices=[*PRESETS],
+        help="the set-up of a paper's experiments, for all that is not given",
     )
     add(
         "--protocol",

@@ -62,6 +62,7 @@ def a_record(index=0, method="grad-cam", layer="block.4", values=None, **changes
         "layer": layer,
         "values": values or {},
         "seconds": 0.5,
+        "passes": 9.0,
     }
     return {**record, **changes}
 
@@ -355,6 +356,7 @@ def test_times_are_apart(tmp_path):
     records = [a_record(i, seconds=i + 1.0) for i in range(3)]
     tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "timings.md").read_text("utf-8")
+    assert "| grad-cam | 9 ± 0 |" in text  # passes
     assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
     assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
 

@@ -1,6 +1,7 @@
 """Runs of a few pictures by a network of four outputs, too small to be right."""
 
 import dataclasses
+import inspect
 import json
 import operator
 import os
@@ -28,11 +29,13 @@ from captum_cams.evaluation.papers import (
     GROUPS,
     OUR_CHOICE,
     PAPERS,
+    PRESETS,
     SETTINGS,
     Candidate,
 )
 from captum_cams.evaluation.pictures import covered_share, read_picture
 from captum_cams.evaluation.results import Records
+from captum_cams.evaluation.settings import with_preset
 from captum_cams.evaluation.shared_path import shares_path
 from captum_cams.examples import shape_pictures, shapes_model
 
@@ -233,6 +236,33 @@ def test_all_counts_and_nothing_is_silent(pictures, no_report):
 )
 def test_filters_of_the_papers(candidate, passed):
     assert [name for name, of in PAPERS.items() if of.wants(candidate)] == passed
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_fill_what_is_not_given(preset, monkeypatch):
+    """And are of arguments that the function has."""
+    settings = PRESETS[preset].settings
+    parameters = inspect.signature(evaluate).parameters
+    given = {key: parameters[key].default for key in parameters}
+    assert settings.keys() <= given.keys()
+    filled = dict(zip(given, with_preset(preset, given), strict=True))
+    assert filled == given | settings
+    own = given | {"model": "my:net", "dataset": "folder", "layers": ["0"]}
+    filled = dict(zip(own, with_preset(preset, own), strict=True))
+    kept = ("model", "dataset", "layers", "weights")
+    assert all(filled[key] == own[key] for key in kept)
+    assert filled["protocol"] == settings["protocol"]
+
+
+def test_a_preset_is_said_with_what_differs(pictures, no_report, tmp_path):
+    evaluate("out", root=pictures, preset="group-cam", **QUICK | {"limit": 2})
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["explain"] == "logits"
+    assert list(run["methods"]) == ["group-cam"]
+    text = (tmp_path / "out/summary.md").read_text()
+    assert "Preset group-cam; what differs from the paper: " in text
+    with pytest.raises(ValueError, match="preset must be one of 'rsi-grad-cam'"):
+        evaluate("out", preset="score-cam")
 
 
 def test_the_papers_settings_have_a_source():
@@ -517,26 +547,17 @@ def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
     assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
 
 
-def test_methods_along_a_path_share_its_points(pictures, no_report, monkeypatch):
+def test_methods_along_a_path_share_its_points(pictures, no_report):
     """And their maps are those that each of them makes alone."""
-    rows = []
-    forward = Network.forward
-
-    def counted(self, inputs):
-        rows.append(len(inputs))
-        return forward(self, inputs)
-
-    monkeypatch.setattr(Network, "forward", counted)
     methods = ["rsi-grad-cam(weighting='selected')", "rsi-grad-cam", "integrated-grad-cam"]  # fmt: skip
     chosen = QUICK | {"root": pictures, "protocol": "group-cam", "metrics": "heatmap_mean"}  # fmt: skip
-    passes, found = [], []
+    found = []
     for labels in (methods, *([label] for label in methods)):
-        rows.clear()
         records = evaluate("-".join(labels), **chosen | {"methods": labels})
-        passes.append(sum(rows))
-        found += [r for r in timeless(records) if "method" in r]
-    # A pass of each of the five pictures tells its probability; two layers share a path.
-    assert passes == [5 + 5 * 51] * 4
+        new = [r for r in timeless(records) if "method" in r]
+        # Each of so many methods and two layers has its share.
+        assert {r.pop("passes") for r in new} == {51 / len(labels) / 2}
+        found += new
     together, alone = found[: len(found) // 2], found[len(found) // 2 :]
     key = operator.itemgetter("index", "method", "layer")
     for one, other in zip(

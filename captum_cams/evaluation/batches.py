@@ -1,11 +1,12 @@
 """A batch of pictures: explained by every method, measured, made into records."""
 
+import contextlib
 import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,8 +36,16 @@ class _Example:
     protocols: list[str]
 
 
-_TimedMaps = tuple[list[Tensor], list[float]]
-"""A method's maps of each layer, and its seconds a picture."""
+class _Cost(NamedTuple):
+    """What a map takes."""
+
+    seconds: float
+    passes: float
+    """Inputs that go through the network."""
+
+
+_CostedMaps = tuple[list[Tensor], list[_Cost]]
+"""A method's maps of each layer, and what one picture of each takes."""
 
 
 def explain_batch(plan: Plan, number: int) -> list[Record]:
@@ -195,19 +204,18 @@ def _task(network: Network, examples: Sequence[_Example]) -> ExplainTask:
 
 def _shared_maps(
     plan: Plan, asked: Mapping[str, Sequence[_Example]]
-) -> dict[str, _TimedMaps]:
+) -> dict[str, _CostedMaps]:
     """Maps of the methods that share a path, where they are asked of the same."""
     specs = [spec for spec in shares_path(plan.specs) if asked[spec.label]]
     groups = {tuple(map(id, asked[spec.label])) for spec in specs}
     if len(specs) < 2 or len(groups) > 1:
         return {}
     examples = asked[specs[0].label]
-    start = _clock(plan.device)
-    found = explain_along_path(_task(plan.network, examples), specs, plan.layers)
+    with _counted(plan) as total:
+        found = explain_along_path(_task(plan.network, examples), specs, plan.layers)
     if found is None:
         return {}
-    took = (_clock(plan.device) - start) / len(examples)
-    each = took / len(specs) / len(plan.layers)
+    each = _share(total, len(examples) * len(specs) * len(plan.layers))
     return {
         spec.label: (maps, [each] * len(maps))
         for spec, maps in zip(specs, found, strict=True)
@@ -219,10 +227,10 @@ def _records_of_method(
     spec: MethodSpec,
     examples: Sequence[_Example],
     seed: int,
-    found: _TimedMaps | None,
+    found: _CostedMaps | None,
 ) -> Iterator[Record]:
     """Records of one method, layer by layer; its maps may be there already."""
-    maps, seconds = found or _timed_maps(plan, spec, examples, seed)
+    maps, costs = found or _costed_maps(plan, spec, examples, seed)
     names = plan.run["layers"] if spec.method.has_layer else [""]
     for number, (layer, cams) in enumerate(zip(names, maps, strict=True)):
         values: list[dict[str, Value]] = [{} for _ in examples]
@@ -258,29 +266,50 @@ def _records_of_method(
                 method=spec.label,
                 layer=layer,
                 values=of_example,
-                seconds=seconds[number],
+                seconds=costs[number].seconds,
+                passes=costs[number].passes,
             )
 
 
-def _timed_maps(
+def _costed_maps(
     plan: Plan, spec: MethodSpec, examples: Sequence[_Example], seed: int
-) -> _TimedMaps:
+) -> _CostedMaps:
     """
-    A method's maps of each layer, and its seconds a picture.
+    A method's maps of each layer, and what one picture of each takes.
 
-    Layers that one call explains share its time.
+    Layers that one call explains share its cost.
     """
     task = _task(plan.network, examples)
     maps: list[Tensor] = []
-    seconds: list[float] = []
+    costs: list[_Cost] = []
     together = spec.method.several_layers or not spec.method.has_layer
     for layers in [plan.layers] if together else [[info] for info in plan.layers]:
-        start = _clock(plan.device)
-        new = task.explain(spec, layers, seed)
-        took = _clock(plan.device) - start
+        with _counted(plan) as total:
+            new = task.explain(spec, layers, seed)
         maps += new
-        seconds += [took / len(examples) / len(new)] * len(new)
-    return maps, seconds
+        costs += [_share(total, len(examples) * len(new))] * len(new)
+    return maps, costs
+
+
+@contextlib.contextmanager
+def _counted(plan: Plan) -> Iterator[list[float]]:
+    """Seconds and passes of what runs inside, known when it has run."""
+    total = [0.0, 0.0]
+
+    def count(_: Module, inputs: tuple[Tensor, ...]) -> None:
+        total[1] += len(inputs[0])
+
+    handle = plan.network.model.register_forward_pre_hook(count)
+    start = _clock(plan.device)
+    try:
+        yield total
+    finally:
+        handle.remove()
+        total[0] = _clock(plan.device) - start
+
+
+def _share(total: Sequence[float], number: int) -> _Cost:
+    return _Cost(total[0] / number, total[1] / number)
 
 
 def _category(plan: Plan, target: int) -> str:

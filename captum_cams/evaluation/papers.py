@@ -8,7 +8,7 @@ print each number in it, or that it is our choice.
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from captum_cams.evaluation.metrics import (
     CURVE_STEPS,
@@ -402,6 +402,62 @@ FOR_SHAPES = {"rise": "rise(n_masks=500)"}
 """What is done instead with the package's own pictures, so that it takes minutes."""
 SANITY_OF = ("grad-cam", "group-cam")
 """Methods that are explained again for each randomized layer; others where asked."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    The set-up of a paper's experiments: what a run does that asks for nothing else.
+
+    Args:
+        settings (dict): Arguments of :func:`captum_cams.evaluation.evaluate`.
+        differs (str): How that is not the paper's own set-up.
+    """
+
+    settings: Mapping[str, Any]
+    differs: str
+
+
+PRESETS: dict[str, Preset] = {
+    "rsi-grad-cam": Preset(
+        {
+            "protocol": "rsi",
+            "dataset": "imagenet",
+            "model": "vgg19",
+            "weights": "DEFAULT",
+            "layers": ("features.27", "features.36"),  # block4_pool and block5_pool
+            "explain": "probabilities",
+            "target": "predicted",
+        },
+        "torchvision's weights of VGG-19 in the place of Keras'",
+    ),
+    "integrated-grad-cam": Preset(
+        {
+            "protocol": "igc",
+            "dataset": "voc",
+            "split": "2007-test",
+            "layers": ("layer4",),
+            "explain": "logits",
+            "target": "label",
+        },
+        "the paper's networks were trained on VOC 2007 by J. Zhang et al.: give a "
+        "model of your own with 20 outputs, and its layers",
+    ),
+    "group-cam": Preset(
+        {
+            "protocol": "group-cam",
+            "dataset": "imagenet",
+            "model": "vgg19",
+            "weights": "DEFAULT",
+            "layers": ("features.35",),  # the last ReLU, as in the authors' code
+            "limit": 10_000,
+            "explain": "logits",
+            "target": "predicted",
+        },
+        "pictures of other random numbers, and inputs normalized by mean and standard "
+        "deviation as torchvision's weights want them",
+    ),
+}
 
 
 class Setting(NamedTuple):

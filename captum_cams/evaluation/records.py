@@ -54,6 +54,8 @@ class Explained(TypedDict):
     """By the names above."""
     seconds: float
     """The picture's share of the time of its batch, for the map alone."""
+    passes: float
+    """Its share of the inputs that went through the network for that."""
 
 
 @final

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import Module
@@ -35,6 +36,7 @@ from captum_cams.evaluation.settings import (
     optional_count,
     optional_words,
     resolved,
+    with_preset,
 )
 from captum_cams.evaluation.summary import Summary
 from captum_cams.reshape import Transform
@@ -50,6 +52,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     methods: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     *,
+    preset: str | None = None,
     reshape: str | Transform | None = None,
     explain: str = "probabilities",
     target: str = "label",
@@ -123,6 +126,10 @@ def evaluate(  # noqa: PLR0913, PLR0917
             boxes are those of that class then, and a picture without such boxes has
             none. Filters such as "predicted right" are about the label in both cases.
             Default: ``label``
+        preset (str, optional): The set-up of a paper's experiments, ``rsi-grad-cam``,
+            ``integrated-grad-cam`` or ``group-cam``, for all of `dataset`, `split`,
+            `limit`, `model`, `weights`, `layers`, `protocol`, `explain` and `target`
+            that are at their defaults. Default: None
         protocol (str): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default: ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
             ``val2017``). Default: None, the first of the usual ones that is there
@@ -173,6 +180,13 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_model_or_name(model)
     check_colors("mean", mean)
     check_colors("std", std)
+    if preset is not None:
+        given: dict[str, Any] = {"dataset": dataset, "split": split, "limit": limit, "model": model}
+        given |= {"weights": weights, "layers": layers, "protocol": protocol}
+        given |= {"explain": explain, "target": target}
+        filled = with_preset(preset, given)
+        dataset, split, limit, model, weights, layers, protocol = filled[:7]
+        explain, target = filled[7:]
     size = optional_count("size", size)
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PAPERS))
@@ -180,6 +194,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_choice("explain", explain, EXPLAIN)
     check_choice("target", target, TARGETS)
     settings = Settings(
+        preset=preset,
         dataset=dataset,
         root=resolved("root", root),
         split=split,

@@ -1,13 +1,21 @@
 """The settings of a run, and the arguments that they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from torch.nn import Module
 
-from captum_cams._validation import check_count, check_numbers, check_words, kind_of
+from captum_cams._validation import (
+    check_choice,
+    check_count,
+    check_numbers,
+    check_words,
+    kind_of,
+)
+from captum_cams.evaluation.papers import PRESETS
 
 TARGETS = ("label", "predicted")
 """The classes that pictures can be explained for."""
@@ -17,6 +25,7 @@ TARGETS = ("label", "predicted")
 class Settings:
     """What :func:`evaluate` was asked for, as ``run.json`` holds it, in its order."""
 
+    preset: str | None
     dataset: str
     root: str | None
     split: str | None
@@ -82,3 +91,24 @@ def check_colors(name: str, values: object) -> None:
         raise ValueError(f"{name} must be finite, got {numbers.tolist()}")
     if name == "std" and not (numbers > 0).all():
         raise ValueError(f"{name} must be above 0, got {numbers.tolist()}")
+
+
+_DEFAULTS = {
+    "dataset": "shapes",
+    "protocol": "all",
+    "explain": "probabilities",
+    "target": "label",
+}
+"""Of :func:`evaluate`, where they are not None."""
+
+
+def with_preset(preset: str, given: Mapping[str, Any]) -> list[Any]:
+    """Arguments in their order, those at their defaults as the preset has them."""
+    check_choice("preset", preset, PRESETS)
+    settings = dict(PRESETS[preset].settings)
+    if given["model"] is not None:
+        settings.pop("weights", None)  # they are of the preset's own network
+    return [
+        settings.get(key, value) if value == _DEFAULTS.get(key) else value
+        for key, value in given.items()
+    ]

@@ -138,7 +138,7 @@ class Summary:
         self._examples: dict[tuple[str, str, str], array[int]] = {}
         self._values: dict[tuple[str, str, str, str], array[float]] = {}
         self._means: dict[_Key, Means] = {}
-        self._seconds: dict[tuple[str, str], Means] = {}
+        self._costs: dict[tuple[str, str], Means] = {}
         last = -1
         last_used: dict[str, tuple[int, int]] = {}
         for record in records:
@@ -157,7 +157,8 @@ class Summary:
                 self.targets[protocol] += before != now
                 self._add(protocol, record)
             of = record["method"], record["layer"]
-            self._seconds.setdefault(of, Means(1)).add(np.array([record["seconds"]]))
+            cost = np.array([record["seconds"], record["passes"]])
+            self._costs.setdefault(of, Means(2)).add(cost)
         present = {of_class for *_, of_class in self._means}
         self.classes = sorted(of_class for of_class in present if of_class)
         self._named = Counter(name for _, name in self.classes)
@@ -260,10 +261,10 @@ class Summary:
                 return (examples[known], numbers[known]) if known.any() else None
         return None
 
-    def seconds(self, method: str, layer: str) -> Mean:
-        """The seconds that a picture takes."""
-        means = self._seconds.get((method, layer)) or self._seconds.get((method, ""))
-        return means[0] if means else Mean(None, None, 0)
+    def cost(self, method: str, layer: str, passes: bool = False) -> Mean:
+        """The seconds that a picture takes, or the passes."""
+        means = self._costs.get((method, layer)) or self._costs.get((method, ""))
+        return means[int(passes)] if means else Mean(None, None, 0)
 
     def over_classes(self, protocol: str, method: str, layer: str, metric: str) -> Mean:
         """The mean of the classes' means: each class counts alike."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captum_cams.evaluation.metrics import METRICS, Metric
-from captum_cams.evaluation.papers import PAPERS, SWEEPS, Table
+from captum_cams.evaluation.papers import PAPERS, PRESETS, SWEEPS, Table
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.summary import Difference, Mean, Summary
 
@@ -21,6 +21,7 @@ _MOST_CLASSES = 20  # that a table lists
 _MOST_REASONS = 20
 NO_VALUE = "\N{EN DASH}"
 _SECONDS = Metric("time", None, False, form=".3g", scale=1, unit="s")
+_PASSES = Metric("passes", None, False, form=".4g", scale=1, unit="")
 
 
 class Cell(NamedTuple):
@@ -245,18 +246,10 @@ def _printed(table: Table) -> Iterator[Sheet]:
         yield Sheet(f"{table.title}, as printed", "", [""], methods, body, note)
 
 
-def timings(summary: Summary) -> Sheet:
-    """Seconds a picture by method and layer."""
+def timings(summary: Summary) -> list[Sheet]:
+    """Seconds and passes of a picture, by method and layer."""
     run = summary.run
     methods = list(dict.fromkeys(itertools.chain(*run["methods"].values())))
-    sides = [
-        cells([summary.seconds(method, layer) for method in methods], _SECONDS)
-        for layer in run["layers"]
-    ]
-    rows = [
-        ((method,), row)
-        for method, row in zip(methods, zip(*sides, strict=True), strict=True)
-    ]
     settings = run["settings"]
     known = [
         f"{name.replace('_', ' ')} {settings[name]}"
@@ -264,11 +257,28 @@ def timings(summary: Summary) -> Sheet:
         if settings.get(name) is not None
     ]
     where = f" ({', '.join(known)})" if known else ""
-    note = f"Seconds a picture for the map alone{where}, ± standard error."
+    shared = ""
     if len(run["layers"]) > 1:
-        note += " Layers that one call explains share its time."
-    title = "Time a picture by layer (Table 3), s ↓"
-    return Sheet(title, "", ["Method"], run["layers"], rows, note)
+        shared = " Layers that one call explains share its cost."
+    sheets = []
+    for metric, title, what in (
+        (_SECONDS, "Time a picture by layer (Table 3)", "Seconds"),
+        (_PASSES, "Passes a picture by layer", "Inputs that go through the network"),
+    ):
+        sides = [
+            [summary.cost(method, layer, metric is _PASSES) for method in methods]
+            for layer in run["layers"]
+        ]
+        columns = [cells(means, metric) for means in sides]
+        rows = [
+            ((method,), row)
+            for method, row in zip(methods, zip(*columns, strict=True), strict=True)
+        ]
+        note = f"{what} for the map alone{where}, ± standard error.{shared}"
+        unit = f", {metric.unit}" if metric.unit else ""
+        title = f"{title}{unit}{metric.arrow}"
+        sheets.append(Sheet(title, "", ["Method"], run["layers"], rows, note))
+    return sheets
 
 
 def _has_values(means: Iterable[Mean]) -> bool:
@@ -309,9 +319,12 @@ def write(out: Path, summary: Summary) -> None:
     writer.writerows(summary.rows())
     write_text(out / "summary.csv", file.getvalue())
     write_text(out / "summary.md", _markdown(summary))
-    table = timings(summary)
-    time = "\n".join([f"# {table.title}", "", *_table_lines(table)])
-    write_text(out / "timings.md", time)
+    lines = [
+        line
+        for table in timings(summary)
+        for line in (f"# {table.title}", "", *_table_lines(table))
+    ]
+    write_text(out / "timings.md", "\n".join(lines))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -333,6 +346,9 @@ def picture_counts(summary: Summary) -> list[str]:
     if len(reasons) > _MOST_REASONS:
         others = sum(number for _, number in reasons[_MOST_REASONS:])
         lines.append(f"Skipped, {others}: other reasons, in results-*.jsonl.")
+    if (preset := run["settings"].get("preset")) in PRESETS:
+        differs = PRESETS[str(preset)].differs
+        lines.append(f"Preset {preset}; what differs from the paper: {differs}.")
     for protocol, number in summary.pictures.items():
         paper, targets = PAPERS[protocol], summary.targets[protocol]
         several = f", with {targets} explained classes" if targets != number else ""
