@@ -260,7 +260,7 @@ CURVES = [WORD, 3, [X], {1: X}, {"a": [1.0]}]
 KINDS = [
     (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
     (COUNT, "internal_batch_size max_examples_per_batch"),
-    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs"),
+    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level"),
     (NUMBER, "eps lr top_fraction"),
     (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
@@ -300,6 +300,8 @@ BUT = {
     ("GroupCam.attribute", "denoise_percentile"): [v for v in NUMBER if v is not None],
     ("GroupCamBlend", "confidence_func"): [WORD, 3],
     ("randomization_check", "target"): [],  # the user's own
+    ("evaluate", "explain"): CHOICE,
+    ("evaluate", "target"): CHOICE,
     ("evaluate", "size"): COUNT,
     ("evaluate", "model"): [3, [WORD]],
     ("evaluate", "sanity_pictures"): [WORD, None, -1, 2.5],
@@ -351,6 +353,8 @@ def public():
         "quadrature": {"method": "riemann_left"},
         "evaluate": {
             "model": None,
+            "explain": "probabilities",
+            "target": "label",
             "mean": None,
             "std": None,
             "methods": "grad-cam",
@@ -420,6 +424,7 @@ def test_every_argument_of_everything_public(name, tmp_path):
         ("LayerIntegratedGradCam.attribute", "tolerance", 0.25),
         ("LayerSmoothGradCamPlusPlus.attribute", "stdevs", 0.25),
         ("LayerSmoothGradCamPlusPlus.attribute", "seed", 3),
+        ("SmoothGrad.attribute", "noise_level", 0.25),
         ("GroupCam.attribute", "denoise_percentile", 60.0),
         ("GroupCam.attribute", "baselines", 0.5),
         ("ScoreCam.attribute", "channel_fraction", 0.5),

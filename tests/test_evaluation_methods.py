@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_cams import LayerGradCamPlusPlus, LayerRSIGradCam, SmoothGrad
+from captum_cams import GroupCam, LayerGradCamPlusPlus, LayerRSIGradCam, SmoothGrad
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.errors import UserError
@@ -69,6 +69,19 @@ def test_maps_are_of_the_chosen_output(explain, function):
     own = LayerGradCamPlusPlus(lambda x: log(model(x)), model.conv2)
     wanted = own.attribute(X, target=TARGETS)
     close(maps(task(model, explain), "grad-cam-plus-plus"), wanted)
+
+
+def test_group_cam_of_logits_weighs_by_probabilities():
+    """As its authors do, and unless it is asked for something else."""
+    model = Net()
+    options = {"baselines": 0, "groups": 5}
+    text = "group-cam(baselines=0, groups=5)"
+    cam = GroupCam(model, model.conv2)
+    for explain, confidence in (("logits", nn.Softmax(1)), ("model", None)):
+        own = cam.attribute(X, target=TARGETS, confidence_func=confidence, **options)
+        close(maps(task(model, explain), text), own)
+    asked = maps(task(model), "group-cam(baselines=0, groups=5, confidence_func=None)")
+    close(asked, cam.attribute(X, target=TARGETS, **options))
 
 
 def close(found, wanted):

@@ -270,12 +270,10 @@ def _outputs(calls: Sequence[_Call]) -> list[tuple[int, Any]]:
             continue
         key = (id(call.output), call.version)
         start, first = made.setdefault(key, (number, call))
-        around = call is first or (
-            first.name.startswith(f"{call.name}.")
-            and not isinstance(first.layer, _POOLINGS)
-        )
         if isinstance(first.layer, _ADAPTIVE_POOLINGS):
             continue
+        within = first.name.startswith(f"{call.name}.")
+        around = call is first or (within and not isinstance(first.layer, _POOLINGS))
         if around and uses[call.layer] == 1:
             chosen[key] = (start, call)
     return sorted(chosen.values(), key=lambda one: one[0])

@@ -207,11 +207,14 @@ class ExplainTask(NamedTuple):
         options: dict[str, Any] = {}
         if channels is not None and (limited := method.limited_by_channels):
             options[limited] = min(method.arguments[limited].default, channels)
+        network = self.network
+        if "confidence_func" in method.arguments and not network.measures_explained:
+            options["confidence_func"] = network.to_measured
         options |= method.defaults
         options |= {key: self.colors[color] for key, color in method.colors.items()}
         options |= {} if method.seed_arguments is None else method.seed_arguments(seed)
         options |= spec.arguments
-        model = _AsModule(self.network, log=method.explains_log)
+        model = _AsModule(network, log=method.explains_log)
         cam = attribution(model, *[layer] * method.has_layer, **built_with)
         with _unsurprised(attribution):
             found = cam.attribute(self.inputs, target=self.targets, **options)

@@ -53,6 +53,11 @@ class Network(NamedTuple):
         """The outputs that are explained, (N, classes)."""
         return self.to_explained(self.scores(self.model(inputs)))
 
+    @property
+    def measures_explained(self) -> bool:
+        """Whether what is explained and what is measured are the same outputs."""
+        return self.to_explained is self.to_measured
+
     def log_explained(self, inputs: Tensor) -> Tensor:
         """Scores S where probabilities exp S are explained, (N, classes)."""
         outputs = self.explained(inputs)

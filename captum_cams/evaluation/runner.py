@@ -120,7 +120,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
             network of several labels, or what the model gives where it always lies in
             [0, 1] already. ``model``: what the model gives, untouched. Confidences and
             curves are measured on the same output, but for logits, where they are of
-            the probabilities. Default: ``probabilities``
+            the probabilities, and so are the confidences that Group-CAM takes its
+            weights from, as its authors' are. Default: ``probabilities``
         target (str): The class that a picture is explained for: its ``label``, or
             each of several, or the ``predicted`` one, whose output is the highest;
             boxes are those of that class then, and a picture without such boxes has
