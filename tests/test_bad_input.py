@@ -265,7 +265,7 @@ KINDS = [
     (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
-    (CHOICE, "method weighting mode dataset protocol resize"),
+    (CHOICE, "method weighting mode dataset protocol preset resize"),
     (TENSOR, "inputs attributions images"),
     (COLOR, "mean std value thresholds"),
     (WORDS, "layers methods metrics similarity"),

@@ -398,7 +398,7 @@ PAPERS: dict[str, Paper] = {
     ),
 }
 
-FOR_SHAPES = {"rise": "rise(n_masks=500)"}
+FOR_SHAPES = {"rise": "rise(n_masks=200)"}
 """What is done instead with the package's own pictures, so that it takes minutes."""
 SANITY_OF = ("grad-cam", "group-cam")
 """Methods that are explained again for each randomized layer; others where asked."""

@@ -182,7 +182,12 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_colors("mean", mean)
     check_colors("std", std)
     if preset is not None:
-        given: dict[str, Any] = {"dataset": dataset, "split": split, "limit": limit, "model": model}
+        given: dict[str, Any] = {
+            "dataset": dataset,
+            "split": split,
+            "limit": limit,
+            "model": model,
+        }
         given |= {"weights": weights, "layers": layers, "protocol": protocol}
         given |= {"explain": explain, "target": target}
         filled = with_preset(preset, given)
