@@ -171,8 +171,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
         ...     records = evaluate(
         ...         folder, protocol="rsi", limit=2, methods=["grad-cam"]
         ...     )
-        ...     energy = [record["values"]["pixel_energy"] for record in records]
-        >>> len(energy)
+        ...     drops = [r["values"]["average_drop(eps=1e-08)"] for r in records]
+        >>> len(drops)
         2
     """
     check_file("out", out)
