@@ -113,13 +113,13 @@ def test_guided_backprop_passes_relus_that_write_in_place_and_are_used_again(inp
 
 
 @pytest.mark.parametrize("relu", [nn.ReLU6, lambda _: Function(torch.relu)])
-def test_guided_backprop_needs_a_relu_that_is_a_module(relu):
+def test_guided_backprop_needs_a_relu_that_is_a_module(relu, tmp_path):
     words = "guided-backprop needs a module ReLU in the model, as it changes the gradients of such modules alone, and the model has none"
     with pytest.raises(UserError, match=words):
         maps(task(Net(relu=relu)), "guided-backprop")
     model = Net(relu=relu)
     with pytest.raises(ValueError, match=words):
-        evaluate("out", model=model, size=8, methods=["guided-backprop"], limit=1)
+        evaluate(tmp_path, model=model, size=8, methods=["guided-backprop"], limit=1)
 
 
 def test_integrated_gradients_of_each_pixel_add_its_channels():
