@@ -18,6 +18,7 @@ from PIL import Image
 from captum_cams.evaluation import figures, report, tables
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.papers import GROUPS, PAPERS, PERCENTILES
+from captum_cams.evaluation.records import FORMAT
 from captum_cams.evaluation.results import Records
 from captum_cams.evaluation.summary import Difference, Mean, Means, Summary
 
@@ -29,6 +30,7 @@ ABLATIONS = ["group-cam(groups=8)", "group-cam(denoise_percentile=50)"]
 
 def a_run(**changes):
     run = {
+        "format": FORMAT,
         "settings": {"dataset": "folder", "root": "a/b", "device": "cpu", "seed": 0},
         "network": "net <b>",
         "pictures": 4,
@@ -358,6 +360,7 @@ def test_times_are_apart(tmp_path):
     text = (tmp_path / "timings.md").read_text("utf-8")
     assert "| grad-cam | 9 ± 0 |" in text  # passes
     assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
+    assert "| rise | xrai | grad-cam | score-cam | group-cam |" in text  # as printed
     assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
 
 
@@ -543,7 +546,8 @@ def test_what_the_papers_print_stands_beside_what_was_measured(tmp_path):
     tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "| EBPG, % ↑ | 55.44 | 46.29 | 55.94 |" in text
-    assert "Printed in the paper for ResNet-50: other weights" in text
+    assert "Printed in the paper, of ResNet-50 on the 4,952 test pictures" in text
+    assert "The tables above are of net \\<b\\> on folder, 1 pictures." in text
 
 
 def test_sweeps_are_apart_and_other_arguments_are_not():

@@ -34,6 +34,7 @@ from captum_cams.evaluation.papers import (
     Candidate,
 )
 from captum_cams.evaluation.pictures import covered_share, read_picture
+from captum_cams.evaluation.records import FORMAT
 from captum_cams.evaluation.results import Records
 from captum_cams.evaluation.settings import with_preset
 from captum_cams.evaluation.shared_path import shares_path
@@ -285,7 +286,9 @@ def test_the_papers_compare_what_they_print():
         for table in paper.tables:
             for rows in (table.printed or {}).values():
                 assert rows.keys() == {*table.metrics}
-                assert all({*row} == {*paper.methods} for row in rows.values())
+                swept = table.sweep.labels().values() if table.sweep else None
+                columns = {*(swept or paper.methods)}
+                assert all({*row} == columns for row in rows.values())
     assert (CURVE_STEPS, max(GROUPS.values)) == (100, 256)
 
 
@@ -405,6 +408,11 @@ def changed(network):
         ("results-5.jsonl", b'{"batch": "x"}\n', "line 1 of .*results-5.jsonl was not"),
         ("run.json", bytes(range(256)), "run.json was not written by an evaluation"),
         ("run.json", b"{}", "run.json was not written by an evaluation"),
+        (
+            "run.json",
+            b'{"settings": {}}',
+            f"run.json has format 1 of results and .* reads format {FORMAT}; write to",
+        ),
         ("run.json", None, "results-0.jsonl is there without run.json"),
     ],
 )

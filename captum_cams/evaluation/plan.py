@@ -36,7 +36,7 @@ from captum_cams.evaluation.metrics import (
 )
 from captum_cams.evaluation.networks import Network, choose_output, transform_name
 from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF, Sweep
-from captum_cams.evaluation.records import Run
+from captum_cams.evaluation.records import FORMAT, Run
 from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
@@ -160,6 +160,7 @@ def _run(
         info.name: transform_name(info.transform) for info in layers if info.transform
     }
     return Run(
+        format=FORMAT,
         settings={
             **asdict(settings),
             "reshape": reshaped or None,

@@ -23,6 +23,9 @@ sweep, is absent, not null.
 
 from typing import TypeAlias, TypedDict, final
 
+FORMAT = 2
+"""The version of all this; other versions cannot be read, and must not go on."""
+
 Value: TypeAlias = float | list[float | None] | None
 
 
@@ -84,6 +87,8 @@ Record: TypeAlias = Explained | Unused | Skipped
 class Run(TypedDict):
     """What ``run.json`` holds: all but `started` must stay when a run goes on."""
 
+    format: int
+    """Of the records: :data:`FORMAT`."""
     settings: dict[str, object]
     """All that can change a result, by the arguments' names: ``dataset``, ``root``,
     ``model``, ``weights``, ``size``, ``limit``, ``batch_size``, ``seed`` and so on, and

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from captum_cams.evaluation.errors import UserError
-from captum_cams.evaluation.records import Record, Run
+from captum_cams.evaluation.records import FORMAT, Record, Run
 
 _RUN = "run.json"
 
@@ -138,10 +138,14 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError:
         run = None
-    if not isinstance(run, dict) or set(run) != set(Run.__annotations__):
+    if not isinstance(run, dict) or "settings" not in run:
         raise UserError(
-            f"{path} was not written by an evaluation of this version; write to "
-            "another folder"
+            f"{path} was not written by an evaluation; write to another folder"
+        )
+    if run.get("format") != FORMAT or set(run) != set(Run.__annotations__):
+        raise UserError(
+            f"{path} has format {run.get('format', 1)} of results and this version of "
+            f"captum_cams reads format {FORMAT}; write to another folder"
         )
     return cast(Run, run)
 

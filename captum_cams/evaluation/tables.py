@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captum_cams.evaluation.metrics import METRICS, Metric
-from captum_cams.evaluation.papers import PAPERS, PRESETS, SWEEPS, Table
+from captum_cams.evaluation.papers import (
+    PAPERS,
+    PRESETS,
+    PRINTED_SECONDS,
+    SWEEPS,
+    Table,
+)
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.summary import Difference, Mean, Summary
 
@@ -116,7 +122,8 @@ def tables(summary: Summary, protocol: str) -> list[Sheet]:
                 sheets += _metrics(summary, protocol, layer, table)
         sheets += _metrics(summary, protocol, layer, Table("Other metrics", (*others,)))
     if sheets:
-        sheets += itertools.chain(*map(_printed, paper.tables))
+        for table in paper.tables:
+            sheets += _printed(summary, protocol, table)
     return sheets
 
 
@@ -234,15 +241,17 @@ def _sweep(
         yield Sheet(table.title, layer, [sweep.label], heads, rows, note)
 
 
-def _printed(table: Table) -> Iterator[Sheet]:
-    """What the paper prints."""
-    for network, rows in (table.printed or {}).items():
+def _printed(summary: Summary, protocol: str, table: Table) -> Iterator[Sheet]:
+    """What the paper prints, and how its set-up differs from that of the run."""
+    run = summary.run
+    ours = f"{run_title(run)}, {summary.pictures[protocol]} pictures"
+    for theirs, rows in (table.printed or {}).items():
         methods = [*next(iter(rows.values()))]
         body = [
             ((METRICS[key].text,), [Cell(f"{row[method]:g}") for method in methods])
             for key, row in rows.items()
         ]
-        note = f"Printed in the paper for {network}: other weights, other pictures."
+        note = f"Printed in the paper, of {theirs}. The tables above are of {ours}."
         yield Sheet(f"{table.title}, as printed", "", [""], methods, body, note)
 
 
@@ -278,6 +287,11 @@ def timings(summary: Summary) -> list[Sheet]:
         unit = f", {metric.unit}" if metric.unit else ""
         title = f"{title}{unit}{metric.arrow}"
         sheets.append(Sheet(title, "", ["Method"], run["layers"], rows, note))
+    if "group-cam" in run["methods"]:
+        row = [Cell(f"{seconds:g}") for seconds in PRINTED_SECONDS.values()]
+        note = "Printed in the paper, of ImageNet's pictures on one GeForce 2080 Ti."
+        title = f"Time a picture (Table 3), {_SECONDS.unit}, as printed"
+        sheets.append(Sheet(title, "", [""], [*PRINTED_SECONDS], [(("",), row)], note))
     return sheets
 
 
