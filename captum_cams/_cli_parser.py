@@ -142,9 +142,9 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--target",
         choices=TARGETS,
-        default="label",
         help="the class that a picture is explained for: its label, or each of several "
-        "(default), or the predicted one, with the boxes of that class",
+        "(default, but for presets), or the predicted one, with the boxes of that "
+        "class",
     )
     _add_protocol(evaluate)
     _add_run(evaluate)
@@ -157,9 +157,8 @@ def _add_dataset(command: argparse.ArgumentParser) -> None:
     add(
         "--dataset",
         choices=DATASETS,
-        default="shapes",
-        help="shapes are the package's own (default), imagenet is the validation set "
-        "in its official layout, folder one of pictures for each class",
+        help="shapes are the package's own (default, but for presets), imagenet is the "
+        "validation set in its official layout, folder one of pictures for each class",
     )
     add("--root", metavar="DIR", help="folder of the data set")
     add(
@@ -201,8 +200,7 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
     add(
         "--protocol",
         choices=[*PAPERS, "all"],
-        default="all",
-        help="the paper to follow (default: all)",
+        help="the paper to follow (default: the preset's, or all)",
     )
 
 
@@ -267,10 +265,10 @@ def _add_explained(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--explain",
         choices=EXPLAIN,
-        default="probabilities",
         help="the output that is explained: probabilities are the softmax of the class "
-        "scores (default), logits the scores themselves, sigmoid that of each score by "
-        "itself, for a network of several labels, and model what the model gives",
+        "scores (default, but for presets), logits the scores themselves, sigmoid that "
+        "of each score by itself, for a network of several labels, and model what the "
+        "model gives",
     )
 
 

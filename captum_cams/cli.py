@@ -109,7 +109,7 @@ def _explain(options: argparse.Namespace) -> None:
         [read_picture(path, network.size, options.resize) for path in options.images]
     )
     transform = load_transform(options.reshape)
-    network = choose_output(network, options.explain, images[:1])
+    network = choose_output(network, options.explain or "probabilities", images[:1])
     layer = _layer(network, images[:1], options.layer, transform)
     if options.target is not None and options.target >= layer.classes:
         raise UserError(

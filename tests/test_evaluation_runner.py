@@ -246,13 +246,19 @@ def test_presets_fill_what_is_not_given(preset, monkeypatch):
     parameters = inspect.signature(evaluate).parameters
     given = {key: parameters[key].default for key in parameters}
     assert settings.keys() <= given.keys()
+    keys = ("dataset", "split", "limit", "model", "weights", "layers", "protocol")
+    given = {key: given[key] for key in (*keys, "explain", "target")}
     filled = dict(zip(given, with_preset(preset, given), strict=True))
-    assert filled == given | settings
-    own = given | {"model": "my:net", "dataset": "folder", "layers": ["0"]}
+    assert settings.items() <= filled.items()
+    own = given | {"model": "my:net", "dataset": "folder"}
     filled = dict(zip(own, with_preset(preset, own), strict=True))
-    kept = ("model", "dataset", "layers", "weights")
-    assert all(filled[key] == own[key] for key in kept)
-    assert filled["protocol"] == settings["protocol"]
+    assert filled == own | {
+        key: settings[key] for key in ("protocol", "explain", "target")
+    }
+    # What is given counts, though it is what there is without a preset.
+    own = given | {"explain": "probabilities", "target": "label", "dataset": "shapes"}
+    filled = dict(zip(own, with_preset(preset, own), strict=True))
+    assert all(filled[key] == value for key, value in own.items() if value is not None)
 
 
 def test_a_preset_is_said_with_what_differs(pictures, no_report, tmp_path):
@@ -262,6 +268,7 @@ def test_a_preset_is_said_with_what_differs(pictures, no_report, tmp_path):
     assert list(run["methods"]) == ["group-cam"]
     text = (tmp_path / "out/summary.md").read_text()
     assert "Preset group-cam; what differs from the paper: " in text
+    assert "limit 2 instead of 10000" in text
     with pytest.raises(ValueError, match="preset must be one of 'rsi-grad-cam'"):
         evaluate("out", preset="score-cam")
 

@@ -456,7 +456,6 @@ PRESETS: dict[str, Preset] = {
             "protocol": "igc",
             "dataset": "voc",
             "split": "2007-test",
-            "layers": ("layer4",),
             "explain": "logits",
             "target": "label",
         },

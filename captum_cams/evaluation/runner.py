@@ -44,7 +44,7 @@ from captum_cams.reshape import Transform
 
 def evaluate(  # noqa: PLR0913, PLR0917
     out: str | Path,
-    dataset: str = "shapes",
+    dataset: str | None = None,
     root: str | Path | None = None,
     model: str | Module | None = None,
     weights: str | Path | None = None,
@@ -54,9 +54,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
     *,
     preset: str | None = None,
     reshape: str | Transform | None = None,
-    explain: str = "probabilities",
-    target: str = "label",
-    protocol: str = "all",
+    explain: str | None = None,
+    target: str | None = None,
+    protocol: str | None = None,
     split: str | None = None,
     labels: str | Path | None = None,
     limit: int | None = None,
@@ -88,9 +88,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
 
     Args:
         out (str or Path): The folder of the results, made if missing.
-        dataset (str): ``shapes`` (the package's own), ``imagenet`` (the validation set
-            in its official layout), ``voc``, ``coco`` or ``folder`` (one of pictures
-            for each class). Default: ``shapes``
+        dataset (str, optional): ``shapes`` (the package's own), ``imagenet`` (the
+            validation set in its official layout), ``voc``, ``coco`` or ``folder`` (one
+            of pictures for each class). Default: None, the preset's or ``shapes``
         root (str or Path, optional): The data set's folder. Default: None, for
             ``shapes``
         model (str or Module, optional): A classifier of torchvision by its name,
@@ -113,25 +113,28 @@ def evaluate(  # noqa: PLR0913, PLR0917
             :mod:`captum_cams.reshape`, with arguments where wanted, such as
             ``"vit_tokens(prefix_tokens=2)"``, ``"module:callable"``, or a function.
             Default: None, one of the two for a layer whose output needs it
-        explain (str): The output that is explained. ``probabilities``: the softmax of
-            the class scores, or what the model gives where that adds up to 1 already.
-            ``logits``: the class scores; a ``Softmax`` or ``Sigmoid`` at the model's
-            end is taken out. ``sigmoid``: that of each class score by itself, for a
-            network of several labels, or what the model gives where it always lies in
-            [0, 1] already. ``model``: what the model gives, untouched. Confidences and
-            curves are measured on the same output, but for logits, where they are of
-            the probabilities, and so are the confidences that Group-CAM takes its
-            weights from, as its authors' are. Default: ``probabilities``
-        target (str): The class that a picture is explained for: its ``label``, or
-            each of several, or the ``predicted`` one, whose output is the highest;
-            boxes are those of that class then, and a picture without such boxes has
-            none. Filters such as "predicted right" are about the label in both cases.
-            Default: ``label``
+        explain (str, optional): The output that is explained. ``probabilities``: the
+            softmax of the class scores, or what the model gives where that adds up to 1
+            already. ``logits``: the class scores; a ``Softmax`` or ``Sigmoid`` at the
+            model's end is taken out. ``sigmoid``: that of each class score by itself,
+            for a network of several labels, or what the model gives where it always
+            lies in [0, 1] already. ``model``: what the model gives, untouched.
+            Confidences and curves are measured on the same output, but for logits,
+            where they are of the probabilities, and so are the confidences that
+            Group-CAM takes its weights from, as its authors' are. Default: None, the
+            preset's or ``probabilities``
+        target (str, optional): The class that a picture is explained for: its
+            ``label``, or each of several, or the ``predicted`` one, whose output is the
+            highest; boxes are those of that class then, and a picture without such
+            boxes has none. Filters such as "predicted right" are about the label in
+            both cases. Default: None, the preset's or ``label``
         preset (str, optional): The set-up of a paper's experiments, ``rsi-grad-cam``,
             ``integrated-grad-cam`` or ``group-cam``, for all of `dataset`, `split`,
             `limit`, `model`, `weights`, `layers`, `protocol`, `explain` and `target`
-            that are at their defaults. Default: None
-        protocol (str): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default: ``all``
+            that are None. With a model of your own its weights and layers are left out,
+            with another data set its split and limit. Default: None
+        protocol (str, optional): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default:
+            None, the preset's or ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
             ``val2017``). Default: None, the first of the usual ones that is there
         labels (str or Path, optional): Of ``imagenet``: a CSV file with the columns
@@ -181,18 +184,20 @@ def evaluate(  # noqa: PLR0913, PLR0917
     check_model_or_name(model)
     check_colors("mean", mean)
     check_colors("std", std)
-    if preset is not None:
-        given: dict[str, Any] = {
-            "dataset": dataset,
-            "split": split,
-            "limit": limit,
-            "model": model,
-        }
-        given |= {"weights": weights, "layers": layers, "protocol": protocol}
-        given |= {"explain": explain, "target": target}
-        filled = with_preset(preset, given)
-        dataset, split, limit, model, weights, layers, protocol = filled[:7]
-        explain, target = filled[7:]
+    given: dict[str, Any] = {
+        "dataset": dataset,
+        "split": split,
+        "limit": limit,
+        "model": model,
+        "weights": weights,
+        "layers": layers,
+        "protocol": protocol,
+        "explain": explain,
+        "target": target,
+    }
+    filled = with_preset(preset, given)
+    dataset, split, limit, model, weights, layers, protocol = filled[:7]
+    explain, target = filled[7:]
     size = optional_count("size", size)
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PAPERS))

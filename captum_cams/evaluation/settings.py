@@ -93,22 +93,28 @@ def check_colors(name: str, values: object) -> None:
         raise ValueError(f"{name} must be above 0, got {numbers.tolist()}")
 
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "dataset": "shapes",
     "protocol": "all",
     "explain": "probabilities",
     "target": "label",
 }
-"""Of :func:`evaluate`, where they are not None."""
+"""Of :func:`evaluate`, where neither an argument nor a preset says it."""
 
 
-def with_preset(preset: str, given: Mapping[str, Any]) -> list[Any]:
-    """Arguments in their order, those at their defaults as the preset has them."""
-    check_choice("preset", preset, PRESETS)
-    settings = dict(PRESETS[preset].settings)
+def with_preset(preset: str | None, given: Mapping[str, Any]) -> list[Any]:
+    """
+    Arguments in their order, those that are None as the preset or the default has them.
+
+    What a preset has of its own network or data set does not go with another.
+    """
+    settings: dict[str, Any] = {}
+    if preset is not None:
+        check_choice("preset", preset, PRESETS)
+        settings = dict(PRESETS[preset].settings)
     if given["model"] is not None:
-        settings.pop("weights", None)  # they are of the preset's own network
-    return [
-        settings.get(key, value) if value == _DEFAULTS.get(key) else value
-        for key, value in given.items()
-    ]
+        settings |= {"weights": None, "layers": None}
+    if given["dataset"] not in (None, settings.get("dataset")):
+        settings |= {"split": None, "limit": None}
+    filled = _DEFAULTS | settings
+    return [filled.get(key) if value is None else value for key, value in given.items()]

@@ -360,14 +360,31 @@ def picture_counts(summary: Summary) -> list[str]:
     if len(reasons) > _MOST_REASONS:
         others = sum(number for _, number in reasons[_MOST_REASONS:])
         lines.append(f"Skipped, {others}: other reasons, in results-*.jsonl.")
-    if (preset := run["settings"].get("preset")) in PRESETS:
-        differs = PRESETS[str(preset)].differs
-        lines.append(f"Preset {preset}; what differs from the paper: {differs}.")
+    if run["settings"].get("preset") in PRESETS:
+        lines.append(_differs_from_paper(run))
     for protocol, number in summary.pictures.items():
         paper, targets = PAPERS[protocol], summary.targets[protocol]
         several = f", with {targets} explained classes" if targets != number else ""
         lines.append(f"{paper.title} uses {number} of them{several}: {paper.pictures}.")
     return lines
+
+
+def _differs_from_paper(run: Run) -> str:
+    """How a run's set-up is not the paper's: the preset's own, and what was given."""
+    name = str(run["settings"]["preset"])
+    preset = PRESETS[name]
+    now = {**run["settings"], "layers": run["layers"]}
+    others = [
+        f"{key} {_shown(now.get(key))} instead of {_shown(value)}"
+        for key, value in preset.settings.items()
+        if _shown(now.get(key)) != _shown(value)
+    ]
+    differs = "; ".join([preset.differs, *others])
+    return f"Preset {name}; what differs from the paper: {differs}."
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def run_title(run: Run) -> str:
