@@ -18,7 +18,9 @@ from captum_cams.baselines import blurred
 from captum_cams.evaluation.errors import UserError, closest_names
 from captum_cams.evaluation.methods import ExplainTask
 from captum_cams.evaluation.records import Explained, Run, Value
+from captum_cams.metrics._faithfulness import check_examples
 from captum_cams.metrics._metric import resized
+from captum_cams.metrics.confidence import Confidences, confidences
 
 NORMALIZE_EPS = 1e-8
 """Of eq. 26, in all of RSI-Grad-CAM's experiments (section 4.3.2)."""
@@ -61,12 +63,35 @@ class Measured:
         return metrics.normalize(self.maps, NORMALIZE_EPS)
 
     def by_model(self, function: Callable[..., Tensor], **options: Any) -> Tensor:
-        """A metric that asks the model, with a black baseline, (N, ...)."""
+        """A metric that asks the model, (N, ...)."""
         task = self.task
-        options = {"baselines": task.colors["black"], **options}
         return function(
             task.forward, task.inputs, self.maps, target=task.targets, **options
         )
+
+    def confidences(
+        self, top_fraction: float | None = None, eps: float | None = None
+    ) -> Confidences:
+        """Of pictures and explanation maps on black, once for drop and increase."""
+        key = top_fraction, eps
+        if key not in self._confidences:
+            task = self.task
+            examples = check_examples(
+                task.forward,
+                task.inputs,
+                self.maps,
+                task.colors["black"],
+                None,
+                task.targets,
+                max_examples_per_batch=None,
+                default_baseline=torch.zeros_like,
+            )
+            self._confidences[key] = confidences(examples, *key)
+        return self._confidences[key]
+
+    @cached_property
+    def _confidences(self) -> dict[tuple[float | None, float | None], Confidences]:
+        return {}
 
     def by_boxes(
         self, function: Callable[..., Any], maps: Tensor | None = None, **options: Any
@@ -218,11 +243,11 @@ METRICS: dict[str, Metric] = {
     ),
     "average_drop(eps=1e-08)": Metric(
         "average drop",
-        lambda m: m.by_model(metrics.average_drop, eps=NORMALIZE_EPS), False,
+        lambda m: m.confidences(eps=NORMALIZE_EPS).drop, False,
     ),
     "increase_in_confidence(eps=1e-08)": Metric(
         "increase in confidence",
-        lambda m: m.by_model(metrics.increase_in_confidence, eps=NORMALIZE_EPS), True,
+        lambda m: m.confidences(eps=NORMALIZE_EPS).increase, True,
     ),
     "pixel_energy(normalize)": Metric(
         "energy in the box",
@@ -234,11 +259,11 @@ METRICS: dict[str, Metric] = {
     "box_overlap.ior": Metric("IoR", lambda m: m.overlap.ior, True, **_above),
     # Our choice: as above, but maps scaled to all of [0, 1]
     "average_drop": Metric(
-        "average drop of scaled maps", lambda m: m.by_model(metrics.average_drop), False
+        "average drop of scaled maps", lambda m: m.confidences().drop, False
     ),
     "increase_in_confidence": Metric(
         "increase in confidence of scaled maps",
-        lambda m: m.by_model(metrics.increase_in_confidence), True,
+        lambda m: m.confidences().increase, True,
     ),
     # Integrated Grad-CAM, section 4.2
     "pixel_energy": Metric(
@@ -248,11 +273,11 @@ METRICS: dict[str, Metric] = {
         "Bbox", lambda m: m.by_boxes(metrics.bbox_score), True, needs_boxes=True
     ),
     "average_drop(top_fraction=0.15)": Metric(
-        "Drop", lambda m: m.by_model(metrics.average_drop, top_fraction=TOP), False
+        "Drop", lambda m: m.confidences(top_fraction=TOP).drop, False
     ),
     "increase_in_confidence(top_fraction=0.15)": Metric(
         "Increase",
-        lambda m: m.by_model(metrics.increase_in_confidence, top_fraction=TOP), True,
+        lambda m: m.confidences(top_fraction=TOP).increase, True,
     ),
     # Group-CAM, sections 4.3 to 4.5
     "insertion_auc": Metric(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def average_drop(  # noqa: PLR0913
         >>> average_drop(model, images, maps, target=labels).shape
         torch.Size([2])
     """
-    at_inputs, at_explanations = _confidences(
+    return confidences(
         check_examples(
             forward_func,
             inputs,
@@ -103,9 +103,7 @@ def average_drop(  # noqa: PLR0913
         ),
         top_fraction,
         eps,
-    )
-    drop = (at_inputs - at_explanations).clamp(min=0) / at_inputs  # (N,)
-    return torch.where(at_inputs > 0, drop, torch.nan)
+    ).drop
 
 
 @metric(higher_is_better=True)
@@ -145,7 +143,7 @@ def increase_in_confidence(  # noqa: PLR0913
         >>> increase_in_confidence(model, pictures.images, maps, target=pictures.labels)
         tensor([0., 0.])
     """
-    at_inputs, at_explanations = _confidences(
+    return confidences(
         check_examples(
             forward_func,
             inputs,
@@ -158,18 +156,37 @@ def increase_in_confidence(  # noqa: PLR0913
         ),
         top_fraction,
         eps,
-    )
-    # Both come from the same rows of batches of one size, so that they are equal to the
-    # bit where the map hides nothing.
-    broken = at_inputs.isnan() | at_explanations.isnan()  # (N,)
-    rises = (at_explanations > at_inputs).to(at_inputs)
-    return torch.where(broken, torch.nan, rises)
+    ).increase
 
 
-def _confidences(
+class Confidences(NamedTuple):
+    """
+    Outputs at inputs and at explanation maps, of which drop and increase are made.
+
+    Both come from the same rows of batches of one size, so that they are equal to the
+    bit where the map hides nothing.
+    """
+
+    at_inputs: Tensor  # Y, (N,)
+    at_explanations: Tensor  # O, (N,)
+
+    @property
+    def drop(self) -> Tensor:
+        """Relative to Y, (N,)."""
+        y, o = self
+        return torch.where(y > 0, (y - o).clamp(min=0) / y, torch.nan)
+
+    @property
+    def increase(self) -> Tensor:
+        """1 where there is any, (N,)."""
+        y, o = self
+        return torch.where(y.isnan() | o.isnan(), torch.nan, (o > y).to(y))
+
+
+def confidences(
     examples: Examples, top_fraction: float | None, eps: float | None
-) -> tuple[Tensor, Tensor]:
-    """Y at the inputs and O at the explanation maps, (N,) each."""
+) -> Confidences:
+    """At the inputs, and at the explanation maps of :func:`average_drop`."""
     if top_fraction is not None:
         top_fraction = check_number("top_fraction", top_fraction, "(0, 1]", none="")
         if eps is not None:
@@ -196,7 +213,7 @@ def _confidences(
 
     at_inputs = examples.outputs(inputs, N, examples.batch_size)
     at_explanations = examples.outputs(explanations, N, examples.batch_size)
-    return at_inputs, examples.nan_where_broken(at_explanations)
+    return Confidences(at_inputs, examples.nan_where_broken(at_explanations))
 
 
 def _largest(maps: Tensor, fraction: float) -> Tensor:
