@@ -41,7 +41,7 @@ from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
 
-_SANITY = dict.fromkeys(("scipy", "skimage"), "captum-cams[sanity]")
+_SANITY = {"skimage": "captum-cams[sanity]"}
 _FEWEST_STAGES = 5  # of a network, to lose their weights one after the other
 _LIBRARIES = ("captum", "numpy", "pillow", "torch", "torchvision")
 

@@ -1,7 +1,6 @@
 """Sanity: whether maps depend on the weights that the model has learned."""
 
 import copy
-import importlib
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -48,7 +47,7 @@ def randomization_check(  # noqa: PLR0917
     similarity in [-1, 1] of both maps scaled to [0, 1] (a zero or constant map becomes
     0), by scikit-image, with a uniform window of 7 pixels, or the largest odd side that
     fits; NaN where only one pixel does. Either is NaN if either map holds NaN or
-    infinity. The extra ``captum-cams[sanity]`` brings both libraries.
+    infinity. The extra ``captum-cams[sanity]`` brings scikit-image.
 
     The given model is never run or changed, and the state of the random generators of
     CPU and CUDA is as found afterwards.
@@ -81,7 +80,7 @@ def randomization_check(  # noqa: PLR0917
 
     Raises:
         ValueError, TypeError: If an argument does not fit, or a module cannot be reset.
-        ImportError: If scipy or scikit-image is missing.
+        ImportError: If scikit-image is missing, for `ssim`.
 
     Examples::
 
@@ -185,7 +184,8 @@ def _check_layer_names(names: object, known: Collection[str]) -> list[str]:
 
 def _spearman(a: Tensor, b: Tensor) -> Tensor:
     """Rank correlation of each pair of maps, (N,)."""
-    spearmanr = _imported("scipy.stats", "spearmanr")
+    from scipy.stats import spearmanr  # here, as it takes a second
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about constant maps, whose value is NaN
         return _by_example(lambda x, y: spearmanr(x.ravel(), y.ravel())[0], a, b)
@@ -193,7 +193,12 @@ def _spearman(a: Tensor, b: Tensor) -> Tensor:
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
     """Mean structural similarity of each pair of maps scaled to [0, 1], (N,)."""
-    structural_similarity = _imported("skimage.metrics", "structural_similarity")
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise ImportError(
+            "ssim needs scikit-image; pip install 'captum-cams[sanity]' brings it"
+        ) from error
     side = min(7, *a.shape[2:])
     side -= 1 - side % 2  # odd
     if side == 1:  # the covariance in a window of one pixel is not defined
@@ -211,16 +216,6 @@ def _by_example(
     """A similarity of single pairs of arrays for each example, (N,)."""
     pairs = zip(a.squeeze(1).cpu().double(), b.squeeze(1).cpu().double(), strict=True)
     return a.new_tensor([float(similarity(x.numpy(), y.numpy())) for x, y in pairs])
-
-
-def _imported(module: str, name: str) -> Any:
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ImportError(
-            "randomization_check needs scipy and scikit-image; "
-            "pip install 'captum-cams[sanity]' brings them"
-        ) from error
 
 
 _SIMILARITIES = {"spearman": _spearman, "ssim": _ssim}
