@@ -377,7 +377,7 @@ def _differs_from_paper(run: Run) -> str:
     others = [
         f"{key} {_shown(now.get(key))} instead of {_shown(value)}"
         for key, value in preset.settings.items()
-        if _shown(now.get(key)) != _shown(value)
+        if now.get(key) is not None and _shown(now[key]) != _shown(value)
     ]
     differs = "; ".join([preset.differs, *others])
     return f"Preset {name}; what differs from the paper: {differs}."
