@@ -13,7 +13,7 @@ from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.networks import EXPLAIN
-from captum_cams.evaluation.papers import PAPERS, PRESETS
+from captum_cams.evaluation.papers import FINE_TUNING, PAPERS, PRESETS
 from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.settings import TARGETS
 from captum_cams.evaluation.user_code import parse_call
@@ -28,7 +28,7 @@ Command = Callable[[argparse.Namespace], None]
 
 
 def make_parser(
-    *, demo: Command, explain: Command, evaluate: Command
+    *, demo: Command, explain: Command, evaluate: Command, fine_tune: Command
 ) -> argparse.ArgumentParser:
     """
     A parser whose result holds the chosen command as ``run``.
@@ -46,6 +46,7 @@ def make_parser(
     _add_demo(commands).set_defaults(run=demo)
     _add_explain(commands).set_defaults(run=explain)
     _add_evaluate(commands).set_defaults(run=evaluate)
+    _add_fine_tune(commands).set_defaults(run=fine_tune)
     return parser
 
 
@@ -152,6 +153,67 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     return evaluate
 
 
+def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
+    fine_tune: argparse.ArgumentParser = commands.add_parser(
+        "fine-tune",
+        help="Group-CAM's fine-tuning on blended pictures, and a control run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train a network on pictures in which what Group-CAM holds for unimportant "
+            "is blurred,\nas section 5 of its paper does, and from the same weights on "
+            "the same pictures as they\nare; compare the top-1 of both.\n\nThe same "
+            "command goes on with a run that was stopped, from the last epoch."
+        ),
+        epilog=(
+            "examples:\n"
+            "  captum-cams fine-tune --out shapes\n"
+            "  captum-cams fine-tune --root ILSVRC --model resnet50 "
+            "--weights IMAGENET1K_V1 --workers 16\n"
+        ),
+    )
+    add = fine_tune.add_argument
+    add(
+        "--root",
+        metavar="DIR",
+        help="holds the folders train and val, each with a folder of pictures for each "
+        "class (default: shapes that are drawn)",
+    )
+    _add_network(fine_tune)
+    add(
+        "--layer",
+        metavar="PATH",
+        help="dotted name of the layer that gives the masks (default: the last one "
+        "that gives feature maps of the pictures on which the scores depend; block4 of "
+        "the network of the examples)",
+    )
+    add("--epochs", metavar="N", type=_count, default=20, help="default: 20")
+    add("--batch-size", metavar="B", type=_count, default=256, help="default: 256")
+    add(
+        "--learning-rate",
+        metavar="R",
+        type=_positive,
+        default=1e-3,
+        help="of the first 15 epochs, and a tenth of it for the next (default: 0.001)",
+    )
+    add(
+        "--groups",
+        metavar="G",
+        type=_count,
+        default=16,
+        help="of the blend's masks (default: 16)",
+    )
+    add(
+        "--workers",
+        metavar="N",
+        type=partial(_count, least=0),
+        default=0,
+        help="processes that read pictures (default: 0, the command's own)",
+    )
+    _add_device(fine_tune)
+    _add_out(fine_tune, "the results", "captum-cams-fine-tuning")
+    return fine_tune
+
+
 def _add_dataset(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add(
@@ -194,8 +256,9 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--preset",
-        choices=[*PRESETS],
-        help="the set-up of a paper's experiments, for all that is not given",
+        choices=[*PRESETS, FINE_TUNING],
+        help="the set-up of a paper's experiments, for all that is not given; "
+        f"{FINE_TUNING} is the command fine-tune",
     )
     add(
         "--protocol",
@@ -217,11 +280,17 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="how many are explained again while layers lose their weights "
         "(default: 2)",
     )
+    _add_device(command)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
     add("--device", metavar="D", help="default: the process' own GPU, else the CPU")
     add("--seed", metavar="S", type=int, default=0, help="default: 0")
 
 
-def _add_network(command: argparse.ArgumentParser, resize: str) -> None:
+def _add_network(command: argparse.ArgumentParser, resize: str | None = None) -> None:
+    """What the network is, and how pictures become its inputs."""
     add = command.add_argument
     add(
         "--model",
@@ -231,9 +300,10 @@ def _add_network(command: argparse.ArgumentParser, resize: str) -> None:
     )
     add(
         "--weights",
-        metavar="FILE|DEFAULT",
-        help="a file with the model's state dict, or DEFAULT for those that "
-        "torchvision downloads (default: as the model is built)",
+        metavar="FILE|NAME",
+        help="a file with the model's state dict, or those that torchvision downloads "
+        "by their name, such as DEFAULT or IMAGENET1K_V1 (default: as the model is "
+        "built)",
     )
     add(
         "--size",
@@ -242,14 +312,15 @@ def _add_network(command: argparse.ArgumentParser, resize: str) -> None:
         help="pictures are resized to N x N pixels (default: as torchvision's model "
         "wants it, else 224)",
     )
-    add(
-        "--resize",
-        choices=RESIZE,
-        default=resize,
-        help="squash: both sides to N, as in the papers' experiments; crop: the "
-        "shorter side to N, and of this the central square, which distorts nothing "
-        f"(default: {resize})",
-    )
+    if resize is not None:
+        add(
+            "--resize",
+            choices=RESIZE,
+            default=resize,
+            help="squash: both sides to N, as in the papers' experiments; crop: the "
+            "shorter side to N, and of this the central square, which distorts nothing "
+            f"(default: {resize})",
+        )
     for name, kind in (("mean", float), ("std", _positive)):
         add(
             f"--{name}",

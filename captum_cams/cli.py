@@ -19,7 +19,7 @@ from torch.nn import Module
 from captum_cams import metrics
 from captum_cams._cli_parser import make_parser
 from captum_cams.attr.registry import METHODS
-from captum_cams.evaluation import evaluate
+from captum_cams.evaluation import evaluate, fine_tune
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import (
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = None
     try:
-        parser = make_parser(demo=_demo, explain=_explain, evaluate=_evaluate)
+        parser = make_parser(
+            demo=_demo, explain=_explain, evaluate=_evaluate, fine_tune=_fine_tune
+        )
         options = parser.parse_args(arguments)
         options.run(options)
     except UserError as error:
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         again = "; the same command goes on from here"
-        ran = options is not None and options.run is _evaluate
+        ran = options is not None and options.run in (_evaluate, _fine_tune)
         print(f"\ncaptum-cams: stopped{again if ran else ''}", file=sys.stderr)
         return 130
     return 0
@@ -128,7 +130,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    arguments = {key: value for key, value in vars(options).items() if key != "run"}
+    arguments = _arguments(options)
     first = int(os.environ.get("RANK", 0)) == 0
     records = evaluate(**arguments, show_progress=first)
     if not first:
@@ -147,6 +149,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"layer {layer}: feature maps by {transform}")
     folder = options.out.resolve()
     print(f"tables: {folder / 'summary.md'}\nreport: {folder / 'report.html'}")
+
+
+def _fine_tune(options: argparse.Namespace) -> None:
+    fine_tune(**_arguments(options), show_progress=True)
+    folder = options.out.resolve()
+    print(f"tables: {folder / 'summary.md'}\nfigure: {folder / 'maps.png'}")
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of the function that a command stands for."""
+    return {key: value for key, value in vars(options).items() if key != "run"}
 
 
 def _made_folder(path: Path) -> Path:

@@ -128,7 +128,7 @@ def missing_module(name: str, method: Method, model: Module) -> str | None:
     )
 
 
-class _AsModule(Module):
+class AsModule(Module):
     """A network's explained outputs as a module, which some of Captum's want."""
 
     def __init__(self, network: Network, log: bool) -> None:
@@ -214,7 +214,7 @@ class ExplainTask(NamedTuple):
         options |= {key: self.colors[color] for key, color in method.colors.items()}
         options |= {} if method.seed_arguments is None else method.seed_arguments(seed)
         options |= spec.arguments
-        model = _AsModule(network, log=method.explains_log)
+        model = AsModule(network, log=method.explains_log)
         cam = attribution(model, *[layer] * method.has_layer, **built_with)
         with _unsurprised(attribution):
             found = cam.attribute(self.inputs, target=self.targets, **options)

@@ -291,8 +291,9 @@ def load_network(
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"`` for a function or class of the user's, or a model,
             which is copied. Default: None, the network of the examples
-        weights (str or Path, optional): A file with a state dict, or ``"DEFAULT"`` for
-            those that torchvision downloads. Default: None, as the model is built
+        weights (str or Path, optional): A file with a state dict, or those that
+            torchvision downloads by their name, such as ``"DEFAULT"`` or
+            ``"IMAGENET1K_V1"``. Default: None, as the model is built
         size (int, optional): Height and width of its pictures. Default: None, as
             torchvision's model wants them, else 224
         mean (sequence of float, optional): Of the colors in [0, 1]. Default: None,
@@ -303,7 +304,7 @@ def load_network(
         UserError: If there is no such model or file, or the two do not match.
     """
     if isinstance(model, str) and ":" not in model:
-        network = _torchvision_network(model, weights)
+        network, weights = _torchvision_network(model, weights)
     elif weights == "DEFAULT":
         raise UserError("weights DEFAULT is for torchvision's models; give a file")
     elif model is None:
@@ -312,7 +313,7 @@ def load_network(
         network = _user_network(model)
     else:
         network = Network(type(model).__name__, copy.deepcopy(model))
-    if weights not in (None, "DEFAULT"):
+    if weights is not None:
         _load_weights(network, str(weights))
     network.model.float().eval()
     given: dict[str, Any] = {"size": size, "mean": mean, "std": std}
@@ -333,30 +334,34 @@ def _user_network(name: str) -> Network:
     return Network(name, model)
 
 
-def _torchvision_network(name: str, weights: str | Path | None) -> Network:
+def _torchvision_network(
+    name: str, weights: str | Path | None
+) -> tuple[Network, str | Path | None]:
+    """The network, and the file of weights that are still to be loaded."""
     known = models.list_models(module=models)
     if name.lower() not in known:
         raise UserError(
             f"torchvision has no classifier {name!r}; {closest_names(name, known)}"
         )
-    default = models.get_model_weights(name).DEFAULT
+    known_weights = models.get_model_weights(name)
+    chosen = known_weights.__members__.get(str(weights))
     try:
-        model = models.get_model(
-            name, weights=default if weights == "DEFAULT" else None
-        )
+        model = models.get_model(name, weights=chosen)
     except (OSError, RuntimeError) as error:  # no network, or a broken file
         raise UserError(
             f"cannot download the weights of {name}: {brief_error(error)}"
         ) from error
-    wanted = default.transforms()
-    return Network(
+    of = chosen or known_weights.DEFAULT
+    wanted = of.transforms()
+    network = Network(
         name,
         model,
-        default.meta["categories"],
+        of.meta["categories"],
         wanted.crop_size[0],
         wanted.mean,
         wanted.std,
     )
+    return network, weights if chosen is None else None
 
 
 def _load_weights(network: Network, path: str) -> None:

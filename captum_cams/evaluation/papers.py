@@ -479,6 +479,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+FINE_TUNING = "group-cam-fine-tuning"
+"""The training of Group-CAM's section 5, a command of its own."""
+
+
 class Setting(NamedTuple):
     """A number or choice of the experiments, and where a paper has it."""
 
@@ -526,4 +530,29 @@ SETTINGS = (
         f"{OUR_CHOICE}: section 4.5 shows pictures alone",
     ),
     Setting("group-cam", "masks of RISE", 4000, f"{OUR_CHOICE}: not printed"),
+    Setting(FINE_TUNING, "model", "resnet50", "section 5"),
+    Setting(
+        FINE_TUNING,
+        "weights",
+        "IMAGENET1K_V1",
+        f"{OUR_CHOICE}: those of torchvision with the top-1 that section 5 prints",
+    ),
+    Setting(FINE_TUNING, "top-1 in %", (76.15, 76.74), "section 5, Fig. 7"),
+    Setting(FINE_TUNING, "epochs", 20, "section 5"),
+    Setting(FINE_TUNING, "batch_size", 256, "section 5"),
+    Setting(FINE_TUNING, "learning_rate", 1e-3, "section 5"),
+    Setting(FINE_TUNING, "epochs at a learning rate", 15, "section 5"),
+    Setting(FINE_TUNING, "divisor of the learning rate", 10, "section 5"),
+    Setting(FINE_TUNING, "momentum", 0.9, "section 5"),
+    Setting(FINE_TUNING, "weight decay", 1e-4, "section 5"),
+    Setting(FINE_TUNING, "groups", 16, "section 5"),
+    Setting(FINE_TUNING, "shorter side and crop in tests", (256, 224), "section 5"),
+    Setting(FINE_TUNING, "epochs between maps", 5, "Fig. 8"),
+    Setting(
+        FINE_TUNING,
+        "training pictures",
+        "RandomResizedCrop, RandomHorizontalFlip",
+        f"{OUR_CHOICE}: authors' code",
+    ),
+    Setting(FINE_TUNING, "control run", True, f"{OUR_CHOICE}: section 5 has none"),
 )

@@ -168,7 +168,7 @@ def _run(
             "size": network.size,
             "mean": list(network.mean),
             "std": list(network.std),
-            "digest of the parameters": _digest(network.model),
+            "digest of the parameters": parameters_digest(network.model),
             "digest of the labels": _digest_of_file(settings.labels),
         },
         network=network.name,
@@ -184,13 +184,18 @@ def _run(
         thresholds=THRESHOLDS,
         curve_steps=CURVE_STEPS,
         randomized=_stages(network.model) if _is_asked(RANDOMIZATION, asked) else [],
-        versions={
-            "captum_cams": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _LIBRARIES},
-        },
+        versions=library_versions(),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Of Python, this package and those that can change a result."""
+    return {
+        "captum_cams": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+    }
 
 
 def _asked(settings: Settings, channels: int, model: Module) -> Asked:
@@ -286,7 +291,7 @@ def _is_asked(metric: str, asked: Asked) -> bool:
     return any(key.startswith(metric) for key in itertools.chain(*keys))
 
 
-def _digest(model: Module) -> str:
+def parameters_digest(model: Module) -> str:
     """A digest of all weights: other weights under the same name are another run."""
     total = hashlib.sha256()
     for name, value in model.state_dict().items():

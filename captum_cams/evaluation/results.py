@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple, cast
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.records import FORMAT, Record, Run
 
-_RUN = "run.json"
+RUN = "run.json"
 
 
 class _Extent(NamedTuple):
@@ -131,7 +131,7 @@ def _broken(path: Path, number: int) -> UserError:
 
 def read_run(folder: Path) -> Run:
     """What ``run.json`` holds."""
-    path = folder / _RUN
+    path = folder / RUN
     try:
         run = json.loads(path.read_bytes())
     except OSError as error:
@@ -150,11 +150,11 @@ def read_run(folder: Path) -> Run:
     return cast(Run, run)
 
 
-def write_run(folder: Path, run: Run) -> None:
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Writes ``run.json`` as a whole, or not at all if the process is killed."""
-    part = folder / f"{_RUN}.part"
+    part = folder / f"{RUN}.part"
     part.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", "ascii")
-    os.replace(part, folder / _RUN)
+    os.replace(part, folder / RUN)
 
 
 def check_same_run(folder: Path, run: Run) -> bool:
@@ -164,22 +164,33 @@ def check_same_run(folder: Path, run: Run) -> bool:
     Raises:
         UserError: If it is another one, with what differs.
     """
-    if not (folder / _RUN).exists():
+    if not (folder / RUN).exists():
         if files := _files(folder):
             raise UserError(
-                f"{files[0]} is there without {_RUN}, which says what it holds; "
+                f"{files[0]} is there without {RUN}, which says what it holds; "
                 "write to another folder"
             )
         return False
-    before, now = _fixed_facts(read_run(folder)), _fixed_facts(run)
-    for name in now | before:
+    check_same_facts(folder, _fixed_facts(read_run(folder)), _fixed_facts(run))
+    return True
+
+
+def check_same_facts(
+    folder: Path, before: Mapping[str, object], now: Mapping[str, object]
+) -> None:
+    """
+    Whether a run goes on with what it began with.
+
+    Raises:
+        UserError: With the first fact that differs.
+    """
+    for name in {**now, **before}:
         old, new = before.get(name), now.get(name)
         if old != new:
             raise UserError(
                 f"{folder} holds a run with {name} {_shown(old)}, which now is "
                 f"{_shown(new)}; give what it was, or write to another folder"
             )
-    return True
 
 
 def _fixed_facts(run: Run) -> dict[str, object]:

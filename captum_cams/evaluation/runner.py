@@ -33,6 +33,7 @@ from captum_cams.evaluation.settings import (
     check_colors,
     check_file,
     check_model_or_name,
+    made_folder,
     optional_count,
     optional_words,
     resolved,
@@ -225,7 +226,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     )
     layers = optional_words("layers", layers)
     transform = load_transform(reshape)
-    folder = _made_folder(out)
+    folder = made_folder(out)
     with processes(device) as team, one_thread(team.device):
         with seeded(settings.seed, team.device):
             network = load_network(model, weights, size=size, mean=mean, std=std)
@@ -244,15 +245,6 @@ def evaluate(  # noqa: PLR0913, PLR0917
         plan = make_plan(network, data, layers, settings, team.device, transform)
         records = _run(plan, folder, team, show_progress)
     return records
-
-
-def _made_folder(out: str | Path) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {out}: {error.strerror}") from error
-    return folder
 
 
 def _run(plan: Plan, folder: Path, team: Team, show_progress: bool) -> Records:

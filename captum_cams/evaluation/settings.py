@@ -15,7 +15,8 @@ from captum_cams._validation import (
     check_words,
     kind_of,
 )
-from captum_cams.evaluation.papers import PRESETS
+from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.papers import FINE_TUNING, PRESETS
 
 TARGETS = ("label", "predicted")
 """The classes that pictures can be explained for."""
@@ -49,6 +50,16 @@ def check_file(name: str, value: object) -> None:
     """The path of a file or a folder."""
     if not isinstance(value, (str, PathLike)):
         raise TypeError(f"{name} must be a path, got {kind_of(value)}")
+
+
+def made_folder(out: str | Path) -> Path:
+    """The folder of the results."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}") from error
+    return folder
 
 
 def resolved(name: str, path: str | Path | None) -> str | None:
@@ -109,6 +120,11 @@ def with_preset(preset: str | None, given: Mapping[str, Any]) -> list[Any]:
     What a preset has of its own network or data set does not go with another.
     """
     settings: dict[str, Any] = {}
+    if preset == FINE_TUNING:
+        raise UserError(
+            f"preset {FINE_TUNING} trains a network and evaluates none; run "
+            "`captum-cams fine-tune`, or call captum_cams.evaluation.fine_tune"
+        )
     if preset is not None:
         check_choice("preset", preset, PRESETS)
         settings = dict(PRESETS[preset].settings)
