@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from captum_cams.evaluation import networks
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.networks import EXPLAIN, choose_output, load_network
 from captum_cams.examples import shapes_model
@@ -70,6 +71,26 @@ def test_outputs(model, explain, explained, measured):
         if explained in (SOFTMAX, SIGMOID):
             log = log.log()
         torch.testing.assert_close(network.log_explained(X), log)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("DEFAULT", 2), ("IMAGENET1K_V2", 2), ("IMAGENET1K_V1", 1)]
+)
+def test_weights_of_torchvision_by_their_name(name, number, monkeypatch):
+    """Pictures are resized as these weights want them."""
+    asked = []
+    monkeypatch.setattr(
+        networks.models,
+        "get_model",
+        lambda _, weights: asked.append(weights) or scores(1000),
+    )
+    network = load_network("efficientnet_b1", name)
+    (weights,) = asked
+    assert weights.name == f"IMAGENET1K_V{number}"
+    assert network.size == weights.transforms().crop_size[0]
+    with pytest.raises(UserError, match="cannot read weights IMAGENET1K_V3: No such"):
+        load_network("efficientnet_b1", "IMAGENET1K_V3")
+    assert asked[1] is None
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,14 @@ from tests.models import Function
 
 COUNTS = {"train": 7, "val": 5}
 QUICK = {"size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-QUICK |= {"epochs": 2, "batch_size": 4, "learning_rate": 0.05, "groups": 3, "seed": 5}
+QUICK |= {
+    "epochs": 2,
+    "batch_size": 4,
+    "learning_rate": 0.05,
+    "groups": 3,
+    "seed": 5,
+    "device": "cpu",
+}
 PAPER = {one.what: one.value for one in SETTINGS if one.paper == FINE_TUNING}
 
 
@@ -312,6 +319,15 @@ def test_the_command_line(capsys):
     with pytest.raises(SystemExit):
         cli.main(["fine-tune", "--help"])
     assert "--weights IMAGENET1K_V1" in capsys.readouterr().out
+
+
+def test_a_stopped_command_says_that_it_goes_on(monkeypatch, capsys):
+    def stopped(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "fine_tune", stopped)
+    assert cli.main(["fine-tune"]) == 130
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
 
 
 def test_the_preset_names_the_command(capsys):

@@ -98,7 +98,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
             ``"module:callable"``, or a model, of which a copy is used. Default: None,
             the network of the examples
         weights (str or Path, optional): A file with the model's state dict, or
-            ``"DEFAULT"`` for torchvision's. Default: None, as the model is built
+            torchvision's by their name, such as ``"DEFAULT"``. Default: None, as the
+            model is built
         layers (sequence of str, optional): Dotted names, or one. Default: None, the
             last layer that can give feature maps of the pictures and on whose positions
             the scores depend; of the network of the examples ``block4``
