@@ -146,6 +146,17 @@ def test_it_is_the_papers_recipe(step, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(1), Function(lambda x: {"logits": x})])
+def test_what_the_model_gives_may_be_probabilities_or_hold_the_logits(end):
+    wanted = run("out", epochs=1)
+    assert run("other", nn.Sequential(*network(), end), epochs=1) == wanted
+    for name in ("blend", "control"):
+        ours, theirs = (
+            torch.load(f"{out}/weights-{name}.pt") for out in ("other", "out")
+        )
+        assert all(map(torch.equal, ours.values(), theirs.values()))
+
+
 def test_nothing_changes_but_what_is_written():
     model = network()
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
@@ -172,6 +183,11 @@ def check_same(one, other):
         assert all(map(torch.equal, ours.values(), theirs.values()))
 
 
+# Python warns of processes that are forked beside threads.
+FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@FORKS
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_a_stopped_run_goes_on_to_the_same_end(stop, monkeypatch):
     """Wherever it stops, with any number of processes that read pictures."""
@@ -267,6 +283,7 @@ def without(part):
     shutil.rmtree(f"data/{part}")
 
 
+@FORKS
 @pytest.mark.parametrize(
     ("spoil", "settings", "words"),
     [
@@ -292,6 +309,14 @@ def test_what_the_user_can_put_right(spoil, settings, words):
     with pytest.raises(ValueError, match=words) as raised:
         run("out", **settings)
     assert "\n" not in str(raised.value)
+
+
+def test_a_layer_is_named():
+    model = network()
+    with pytest.raises(
+        TypeError, match="layer must be a layer's dotted name, got ReLU"
+    ):
+        fine_tune("out", "data", model, layer=model[2])
 
 
 def test_the_command_line(capsys):

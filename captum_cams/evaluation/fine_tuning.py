@@ -20,6 +20,7 @@ from captum_cams._validation import (
     check_flags,
     check_number,
     check_seed,
+    kind_of,
 )
 from captum_cams.augmentation import GroupCamBlend
 from captum_cams.evaluation.datasets import vision
@@ -47,8 +48,8 @@ v2: Any = torchvision.transforms.v2  # its types leave out what is public
 
 RUNS = {"blend": "with the blend", "control": "without the blend"}
 _PAPER: dict[str, Any] = {s.what: s.value for s in SETTINGS if s.paper == FINE_TUNING}
-_EXAMPLES = {"train": 128, "val": 256}
-"""Pictures of shapes that are drawn where no others are given."""
+_PARTS = {"train": 128, "val": 256}
+"""The parts of a data set, and how many shapes are drawn where no others are given."""
 _SHOWN = 2  # pictures whose maps are drawn
 _STATEFUL = ("model", "optimizer", "scheduler")
 _HISTORY = ("top1", "right", "maps")
@@ -126,7 +127,8 @@ def fine_tune(  # noqa: PLR0913
         device (str or torch.device, optional): Default: None, the GPU where there is
             one, else the CPU
         seed (int): Of all that is random. Default: 0
-        show_progress (bool): Whether a bar counts the batches. Default: False
+        show_progress (bool): Whether a bar counts the batches, and the top-1 is
+            printed after each epoch. Default: False
 
     Returns:
         *dict* of **top-1**, in [0, 1], before the training and after each epoch, of
@@ -139,17 +141,20 @@ def fine_tune(  # noqa: PLR0913
 
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     top1 = fine_tune(folder, epochs=1)
+        ...     top1 = fine_tune(folder, epochs=1, groups=2)
         >>> [len(values) for values in top1.values()]
         [2, 2]
     """
     check_file("out", out)
     check_model_or_name(model)
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f"layer must be a layer's dotted name, got {kind_of(layer)}")
     check_colors("mean", mean)
     check_colors("std", std)
     check_flags(show_progress=show_progress)
     if weights is not None:
         check_file("weights", weights)
+    seed = check_seed(seed)
     settings = {
         "root": resolved("root", root),
         "model": type(model).__name__ if isinstance(model, Module) else model,
@@ -158,7 +163,7 @@ def fine_tune(  # noqa: PLR0913
         "batch_size": check_count("batch_size", batch_size),
         "learning_rate": check_number("learning_rate", learning_rate, "(0, inf)"),
         "groups": check_count("groups", groups),
-        "seed": check_seed(seed),
+        "seed": seed,
     }
     if root is None and model is None and size is None:
         size = 64  # on larger shapes this network errs too seldom
@@ -167,7 +172,10 @@ def fine_tune(  # noqa: PLR0913
     folder = made_folder(out)
     with processes(device) as team, one_thread(team.device):
         if team.size > 1:
-            raise UserError(f"fine-tuning takes one process, got {team.size}")
+            raise UserError(
+                f"fine-tuning takes one process, got {team.size}; start it without "
+                "torchrun"
+            )
         with seeded(seed, team.device):
             network = load_network(model, weights, size=size, mean=mean, std=std)
         network.model.to(team.device)
@@ -195,7 +203,7 @@ def _open(root: str | Path | None, size: int) -> _Data:
         try:
             drawn = [
                 shape_pictures(count, size, seed=10**8 + number)
-                for number, count in enumerate(_EXAMPLES.values())
+                for number, count in enumerate(_PARTS.values())
             ]
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -204,7 +212,7 @@ def _open(root: str | Path | None, size: int) -> _Data:
     try:
         train, val = (
             vision.ImageFolder(Path(root) / part, loader=open_picture)
-            for part in _EXAMPLES
+            for part in _PARTS
         )
     except OSError as error:
         raise UserError(
@@ -265,7 +273,7 @@ def _make_plan(
         "std": list(network.std),
         "device": device.type,
         "digest of the parameters": parameters_digest(network.model),
-        **{f"pictures of {part}": len(getattr(data, part)) for part in _EXAMPLES},
+        **{f"pictures of {part}": len(getattr(data, part)) for part in _PARTS},
         **{f"version of {key}": value for key, value in library_versions().items()},
     }
     return _Plan(network, data, found, facts, device)
@@ -313,8 +321,8 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         """The picture (3, size, size) and its class, or why there is none."""
         try:
             picture, label = self.pictures[index]
-        except UserError as error:  # raised in a process of its own it were a traceback
-            return error
+        except UserError as error:
+            return error  # raised in another process, it would come with a traceback
         if self.seeds is None:
             side, crop = _PAPER["shorter side and crop in tests"]
             picture = transforms.resize(picture, [round(self.size * side / crop)])
@@ -327,6 +335,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def _collate(samples: list[Any]) -> Any:
+    """A batch of pictures and classes, or why there is none."""
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
