@@ -167,7 +167,7 @@ def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
         epilog=(
             "examples:\n"
             "  captum-cams fine-tune --out shapes\n"
-            "  captum-cams fine-tune --root ILSVRC --model resnet50 "
+            "  captum-cams fine-tune --root imagenet --model resnet50 "
             "--weights IMAGENET1K_V1 --workers 16\n"
         ),
     )
@@ -176,7 +176,8 @@ def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
         "--root",
         metavar="DIR",
         help="holds the folders train and val, each with a folder of pictures for each "
-        "class (default: shapes that are drawn)",
+        "class, as torchvision's ImageNet lays them out (default: shapes that are "
+        "drawn)",
     )
     _add_network(fine_tune)
     add(

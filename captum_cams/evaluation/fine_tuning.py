@@ -101,9 +101,10 @@ def fine_tune(  # noqa: PLR0913
     Args:
         out (str or Path): The folder of the results, made if missing.
         root (str or Path, optional): Holds the folders ``train`` and ``val``, each with
-            a folder of pictures for each class, as ImageNet's. The classes, in the
-            order of their names, are the network's outputs. Default: None, shapes that
-            are drawn, 64 pixels wide and for the network of the examples
+            a folder of pictures for each class, as torchvision's ``ImageNet`` lays them
+            out. The classes, in the order of their names, are the network's outputs.
+            Default: None, shapes that are drawn, 64 pixels wide for the network of the
+            examples
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which copies are used. Default: None,
             the network of the examples
