@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from captum_cams._validation import check_real, kind_of
-from captum_cams.masks import upsample
+from captum_cams._validation import check_number, check_real, kind_of
+from captum_cams.metrics._metric import resized
+from captum_cams.metrics.stability import normalize
 
 _CELL = 2.2  # inches
 _LINE_LENGTH = 30  # of a line of text that fits above a cell
@@ -105,6 +106,8 @@ def panel(
     attributions: Mapping[str, Tensor],
     titles: Sequence[str] | None = None,
     boxes: Tensor | Sequence[Tensor] | None = None,
+    *,
+    eps: float | None = None,
 ) -> Figure:
     """
     A row for each picture, a column for the picture and for each method's map.
@@ -114,6 +117,10 @@ def panel(
     with a value below 0 gets colors that diverge from 0. A map that is 0 everywhere
     or not finite is left out, with a note.
 
+    With `eps` maps are normalized as in RSI-Grad-CAM's experiments instead, by
+    :func:`captum_cams.metrics.normalize`: one whose range is far below `eps` is drawn
+    dark, where scaled by its own magnitude it would look like any other.
+
     Args:
         images (Tensor): Pictures in [0, 1], (N, 3, H, W).
         attributions (mapping of str to Tensor): Name of each method and its maps,
@@ -121,12 +128,14 @@ def panel(
         titles (sequence of str, optional): A text above each picture.
         boxes (Tensor or sequence of Tensor, optional): Drawn as rectangles: x0, y0,
             x1, y1 in pixels, one a picture, (N, 4), or N tensors of several, (k, 4).
+        eps (float, optional): That of eq. 26 of RSI-Grad-CAM, above 0; 1e-8 in its
+            experiments. Default: None, each map by its own largest magnitude
 
     Returns:
         *Figure* of matplotlib, to be shown or saved by the caller.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError, TypeError: If an argument does not fit.
 
     Examples::
 
@@ -148,6 +157,8 @@ def panel(
         8
     """
     images = _check_images(images)
+    if eps is not None:
+        eps = check_number("eps", eps, "(0, inf)", none="")
     _check_mapping("attributions", attributions)
     maps = {
         name: _check_maps(f"attributions[{name!r}]", values, images)
@@ -160,11 +171,11 @@ def panel(
         first.imshow(images[i].movedim(0, -1).numpy())  # (H, W, 3)
         _draw_boxes(first, rectangles[i])
         _title(first, rows[i])
-    scales = {name: _scale(values) for name, values in maps.items()}
+    scales = {name: _scale(values, eps) for name, values in maps.items()}
     for column, (name, values) in enumerate(maps.items(), start=1):
         _title(cells[0][column], name)
         for i, row in enumerate(cells):
-            _draw_map(row[column], images[i], values[i], scales[name])
+            _draw_map(row[column], images[i], values[i], scales[name], eps)
             _draw_boxes(row[column], rectangles[i])
     for scale in dict.fromkeys(scales.values()):
         _color_bar(figure, cells, scale)
@@ -358,7 +369,7 @@ def _check_maps(name: str, maps: Tensor, images: Tensor) -> Tensor:
             "explain all pictures"
         )
     maps = maps.detach().to("cpu", torch.float32)
-    return upsample(maps, images.shape[2:]).squeeze(1)  # (N, H, W)
+    return resized(maps, images.shape[2:]).squeeze(1)  # (N, H, W)
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
@@ -371,16 +382,21 @@ def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
     return figure, cells
 
 
-def _scale(maps: Tensor) -> _Scale:
+def _scale(maps: Tensor, eps: float | None = None) -> _Scale:
+    if eps is not None:
+        return _Scale("viridis", 0, f"normalized map, eps {eps:g}")
     return _SIGNED if (maps < 0).any() else _POSITIVE
 
 
-def _draw_map(axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale) -> None:
+def _draw_map(
+    axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale, eps: float | None = None
+) -> None:
     axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)  # (H, W)
     peak = cam.abs().max()
-    if peak.isfinite() and peak > 0:
+    if peak.isfinite() and (peak > 0 or eps is not None):
+        shown = cam / peak if eps is None else normalize(cam[None], eps)[0]  # (H, W)
         axes.imshow(
-            (cam / peak).numpy(),
+            shown.numpy(),
             cmap=scale.color_map,
             vmin=scale.low,
             vmax=1,

@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 from captum_cams.evaluation import figures, report, tables
+from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.metrics import METRICS
-from captum_cams.evaluation.papers import GROUPS, PAPERS, PERCENTILES
+from captum_cams.evaluation.papers import FIG_2, GROUPS, PAPERS, PERCENTILES
 from captum_cams.evaluation.records import FORMAT
 from captum_cams.evaluation.results import Records
 from captum_cams.evaluation.summary import Difference, Mean, Means, Summary
+from captum_cams.visualization import panel
 
 EPS = [1e-8, 1e-4]
 DROP, OVERALL = "average_drop(eps=1e-08)", "overall"
@@ -125,6 +127,11 @@ def gallery(index, target, method, layer):
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(index))
     box = torch.tensor([[4.0, 4.0, 20.0, 20.0]])
     return picture, picture.mean(0)[::8, ::8], box, f"<script>{index}</script> & co"
+
+
+def randomized(index, target, method, layer, mode):
+    """Maps that get brighter; the run's layers are two."""
+    return [torch.full((3, 3), 0.1 * (1 + i)) + torch.eye(3) for i in range(3)]
 
 
 def rows(folder):
@@ -409,9 +416,10 @@ def evaluated(tmp_path_factory):
         asked.append(key)
         return gallery(*key)
 
-    tables.write(folder, Summary(run, records))
-    drawings = figures.write(folder, Summary(run, records), records)
-    report.write(folder, Summary(run, records), records, drawings, noted)
+    summary = Summary(run, records)
+    tables.write(folder, summary)
+    drawings = figures.write(folder, summary, records, gallery, randomized)
+    report.write(folder, summary, records, drawings, noted)
     return folder, asked, drawings
 
 
@@ -419,6 +427,11 @@ def test_figures_are_pictures_with_captions(evaluated):
     folder, _, drawings = evaluated
     files = {path.name: path for path in (folder / "figures").iterdir()}
     assert set(files) == {
+        "rsi-maps.png",
+        "igc-maps.png",
+        "group-cam-maps.png",
+        "group-cam-sanity-cascading-maps.png",
+        "group-cam-sanity-independent-maps.png",
         "rsi-heatmap-means-before.png",
         "rsi-heatmap-means-after.png",
         "rsi-dark-heatmaps.png",
@@ -441,8 +454,117 @@ def test_figures_are_pictures_with_captions(evaluated):
     ]
     for drawing in drawings:
         assert drawing.path.name.startswith(drawing.protocol)
-        assert re.match(r"(Fig\.|Table) \d+: ", drawing.caption)
+        assert re.match(r"(Fig\.|Table) \d+((-|, )\d+)?: ", drawing.caption)
         assert drawing.caption.endswith(".")
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """What is laid over which pictures, by calls of `panel`."""
+    calls = []
+
+    def noted(pictures, maps, titles, boxes, eps=None):
+        calls.append((pictures, maps, titles, boxes, eps))
+        return panel(pictures, maps, titles, boxes, eps=eps)
+
+    monkeypatch.setattr(figures, "panel", noted)
+    return calls
+
+
+def test_maps_of_all_methods_stand_side_by_side(tmp_path, panels):
+    """A row for each layer of the first pictures, for two classes at most."""
+    run = a_run(methods={"rsi": METHODS})
+    examples = [(0, 5), (0, 6), (0, 7), (2, 1), (4, 0), (5, 0), (6, 0)]
+    records = [
+        a_record(index, method, layer, target=target, category=f"class {target}")
+        for index, target in examples
+        for layer in ["", *run["layers"]]
+        for method in METHODS
+        if (method == "rise") == (layer == "")
+    ]
+
+    def explain(index, target, method, layer):
+        picture, _, box, caption = gallery(index, target, method, layer)
+        place = ["", *run["layers"]].index(layer)
+        cam = torch.arange(4.0).view(2, 2) + 100 * index + 10 * target + place
+        return picture, cam + METHODS.index(method), box, caption
+
+    summary = Summary(run, records)
+    drawings = figures.write(tmp_path, summary, records, explain)
+    ((pictures, maps, titles, boxes, eps),) = panels
+    shown = [of for of in examples if of not in ((0, 7), (6, 0))]
+    lines = [(*of, layer) for of in shown for layer in run["layers"]]
+    assert titles == [f"class {target} 0.500\n{layer}" for _, target, layer in lines]
+    assert (eps, len(boxes)) == (1e-8, len(lines))
+    assert list(maps) == METHODS
+    for i, (index, target, layer) in enumerate(lines):
+        for method in METHODS:
+            at = "" if method == "rise" else layer
+            picture, cam, *_ = explain(index, target, method, at)
+            torch.testing.assert_close(pictures[i], picture)
+            torch.testing.assert_close(maps[method][i, 0, ::31, ::31], cam)
+    names = "0.png, 2.png, 4.png, 5.png"
+    (caption,) = [d.caption for d in drawings if d.path.stem == "rsi-maps"]
+    assert caption.startswith(f"Fig. 8-11: Maps of the first pictures ({names}), each ")
+
+
+def test_group_cams_figure_has_methods_of_its_own(tmp_path, panels):
+    def explain(index, target, method, layer):
+        if method == "guided-backprop":
+            raise UserError("the network has no ReLU")
+        if method == "xrai":
+            raise ImportError("xrai needs saliency")
+        return gallery(index, target, method, layer)
+
+    records = [a_record(0)]
+    run = a_run(methods={"group-cam": METHODS}, layers=["block.4"])
+    (drawing,) = figures.write(tmp_path, Summary(run, records), records, explain)
+    wanted = [name for name in FIG_2 if name not in ("guided-backprop", "xrai")]
+    assert [name.replace("\n", "") for name in panels[0][1]] == wanted
+    assert drawing.caption.endswith(
+        "; guided-backprop is left out: the network has no ReLU; xrai is left out: "
+        "ImportError: xrai needs saliency."
+    )
+    # Of the package's own pictures it is done with fewer masks.
+    run["settings"]["dataset"] = "shapes"
+    figures.write(tmp_path, Summary(run, records), records, explain)
+    assert "rise(n_masks=200)" in panels[1][1]
+    # Those that were asked for are all.
+    run["settings"]["methods"] = METHODS
+    figures.write(tmp_path, Summary(run, records), records, explain)
+    assert list(panels[2][1]) == METHODS
+
+
+def test_maps_of_the_sanity_check_are_shown_from_the_output_down(tmp_path, panels):
+    layers = [f"layer{i}" for i in range(15)]
+    run = a_run(methods={"group-cam": METHODS[:2]}, randomized=layers)
+    keys = [f"randomization_check.{mode}.ssim" for mode in ("cascading", "independent")]
+    values = dict.fromkeys(keys, [0.5] * 15)
+    records = [
+        a_record(i, method, values=values) for i in (3, 4) for method in METHODS[:2]
+    ]
+    records.insert(0, a_record(2))  # not checked
+
+    def explain(index, target, method, layer, mode):
+        assert index == 3
+        place = 100 * METHODS.index(method) + 1000 * (mode == "independent")
+        return [torch.eye(2) + place + i for i in range(16)]
+
+    summary = Summary(run, records)
+    drawings = figures.write(tmp_path, summary, records, gallery, explain)
+    (drawing,) = [d for d in drawings if d.path.stem.endswith("cascading-maps")]
+    _, maps, titles, *_ = panels[-2]
+    assert titles == [f"dog 0.500\n{method}\nblock.4" for method in METHODS[:2]]
+    chosen = [0, 2, 4, 6, 8, 10, 12, 14]
+    assert list(maps) == ["original", *(f"layer{i}" for i in chosen)]
+    for column, at in zip(maps.values(), [0, *(i + 1 for i in chosen)], strict=True):
+        assert column[:, 0, 0, 0].tolist() == [at + 1, at + 101]
+    assert drawing.caption.endswith(
+        "(3.png), from the output down, each together with all before it; 8 of 15 "
+        "layers are shown; each map scaled by its own maximum."
+    )
+    (curve,) = [d for d in drawings if d.path.stem.endswith("cascading-ssim")]
+    assert "means over 2 pictures with bands of two standard errors" in curve.caption
 
 
 def test_the_best_typical_and_worst_are_chosen_by_the_main_metric():
@@ -497,8 +619,9 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
     assert all(image["alt"] for image in page.images)
     captions = [i["alt"] for i in page.images if "image/png" in i["src"]]
     numbers = [caption.partition(":")[0] for caption in captions]
-    of_rsi = [f"Fig. {n}" for n in (13, 14, 15, 16, 19, 20)]
-    assert numbers == [*of_rsi, "Fig. 4", "Table 2", "Fig. 5", *["Fig. 6"] * 4]
+    of_rsi = [f"Fig. {n}" for n in ("8-11", 13, 14, 15, 16, 19, 20)]
+    of_group_cam = ["Fig. 2-3", "Fig. 4", "Table 2", "Fig. 5", *["Fig. 6"] * 6]
+    assert numbers == [*of_rsi, "Fig. 1, 3", *of_group_cam]
     assert len(asked) == len(set(asked))  # nothing is explained twice
     for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
         assert text in page.text

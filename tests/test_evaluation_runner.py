@@ -18,6 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
@@ -440,7 +441,7 @@ def test_broken_files_are_one_sentence(
 
 
 @pytest.mark.slow
-def test_processes_share_a_run_exactly(pictures, tmp_path, no_report):
+def test_processes_share_a_run_exactly(pictures, tmp_path):
     """Started as torchrun starts them."""
     methods = ["grad-cam", "rise(n_masks=2)", "evaluated_net:Noisy(n=2)"]
     chosen = CUT | {"batch_size": 2, "protocol": "group-cam", "methods": methods}
@@ -473,6 +474,8 @@ def test_processes_share_a_run_exactly(pictures, tmp_path, no_report):
         assert len(list(out.glob("results-*.jsonl"))) == size
         assert timeless(Records(out)) == timeless(whole)
         assert summary(out) == summary(tmp_path / "out")
+        maps = "figures/group-cam-maps.png"
+        assert (out / maps).read_bytes() == (tmp_path / "out" / maps).read_bytes()
 
 
 def test_a_picture_that_cannot_be_explained_is_skipped_alone(
@@ -887,6 +890,50 @@ def test_sanity_is_checked_on_the_first_pictures(tmp_path, no_report):
     }
     assert all(len(values) == 6 for values in first.values())
     assert second == {}
+
+
+def test_maps_of_the_sanity_check_are_those_that_were_measured(tmp_path, monkeypatch):
+    """Explained again they are the same, and so are the files of figures."""
+    pytest.importorskip("skimage")
+    plans = []
+
+    def noted(*arguments):
+        plans.append(plan.make_plan(*arguments))
+        return plans[-1]
+
+    monkeypatch.setattr(runner, "make_plan", noted)
+    wanted = {
+        "limit": 2,
+        "size": 64,
+        "protocol": "group-cam",
+        "batch_size": 1,
+        "layers": ["block3", "block4"],
+        "methods": ["grad-cam", "rise(n_masks=3)"],
+        "metrics": ["randomization_check"],
+    }
+    records = list(evaluate("out", **wanted))
+    for record in records[:3]:
+        of = [record[key] for key in ("index", "target", "method", "layer")]
+        for mode in ("cascading", "independent"):
+            before, *after = batches.explain_randomized(plans[0], *of, mode)
+            again = batches.explain_again(plans[0], *of)[1]
+            torch.testing.assert_close(before, again, rtol=0, atol=0)
+            for cam, value in zip(
+                after,
+                record["values"][f"randomization_check.{mode}.spearman"],
+                strict=True,
+            ):
+                if value is not None:  # no map is constant
+                    found = spearmanr(before.flatten(), cam.flatten()).statistic
+                    assert found == pytest.approx(value, abs=1e-6)
+    (tmp_path / "out/results-0.jsonl").unlink()
+    files = [*(tmp_path / "out/figures").iterdir()]
+    assert {"group-cam-sanity-cascading-maps.png", "group-cam-maps.png"} <= {
+        path.name for path in files
+    }
+    once = [path.read_bytes() for path in files]
+    evaluate("out", **wanted)
+    assert [path.read_bytes() for path in files] == once
 
 
 @pytest.mark.slow

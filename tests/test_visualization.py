@@ -45,6 +45,38 @@ def test_maps_are_upsampled_and_scaled_each_by_its_own_peak(images):
         assert axes.get_xlabel() == f"largest {wanted[i].max():.2g}"
 
 
+def test_with_eps_a_dark_map_stays_dark(images):
+    bright = torch.rand(1, 1, 3, 4)
+    constant = torch.full_like(bright, 0.1)  # upsampled, it must stay constant
+    maps = {
+        "bright": torch.cat([bright, bright - 0.5]),
+        "dark": torch.cat([bright * 1e-12, 0 * bright]),
+        "flat": torch.cat([constant, torch.full_like(bright, torch.nan)]),
+    }
+    cam = upsample(bright, (H, W)).squeeze()
+    extent = cam.max() - cam.min()
+    wanted = (cam - cam.min()) / (extent + 0.5)
+    first = cells(panel(images, maps, eps=0.5))[1:4]
+    torch.testing.assert_close(torch.tensor(drawn(first[0]).get_array()), wanted)
+    figure = panel(images, maps, eps=1e-8)
+    _, bright, dark, flat, _, signed, zero, broken = cells(figure)
+    for axes in (bright, signed):  # signed maps have their least value at 0 too
+        assert drawn(axes).get_array().min() == pytest.approx(0, abs=1e-6)
+        assert drawn(axes).get_array().max() == pytest.approx(1, abs=1e-6)
+        assert drawn(axes).get_clim() == (0, 1)
+    assert 0 < drawn(dark).get_array().max() < 1e-3
+    for axes in (flat, zero):
+        assert (drawn(axes).get_array() == 0).all()
+    assert (zero.get_xlabel(), broken.get_xlabel()) == ("largest 0", "not finite")
+    (bar,) = [axes for axes in figure.axes if axes not in cells(figure)]
+    assert bar.get_ylabel() == "normalized map, eps 1e-08"
+    own = cells(panel(images, maps))[2]
+    assert drawn(own).get_array().max() == 1
+    for eps in (0, -1, torch.nan):
+        with pytest.raises(ValueError, match=r"eps must .* got"):
+            panel(images, maps, eps=eps)
+
+
 def test_signed_maps_diverge_from_zero_and_positive_ones_do_not(images):
     positive, signed = torch.rand(N, 3, 4), torch.rand(N, 3, 4)
     signed[1, 0, 0] = -2

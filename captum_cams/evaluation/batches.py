@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from captum_cams.evaluation.datasets import Sample
 from captum_cams.evaluation.errors import UserError, brief_error
-from captum_cams.evaluation.methods import ExplainTask, MethodSpec
+from captum_cams.evaluation.methods import ExplainTask, MethodSpec, parse_method
 from captum_cams.evaluation.metrics import MODES, RANDOMIZATION, Measured, measure
 from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.papers import PAPERS, Candidate
@@ -76,16 +76,34 @@ def explain_again(
     plan: Plan, index: int, target: int, method: str, layer: str
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """Picture, map, boxes and a caption, for the report's gallery."""
-    sample = plan.data.load(index, plan.network.size)
-    examples, _ = _examples(plan, [(index, sample)], predicted=target)
-    (example,) = [one for one in examples if one.target == target]
-    (spec,) = [spec for spec in plan.specs if spec.label == method]
-    seed = _seed(plan, plan.indices.index(index) // plan.batch_size)
+    example, seed = _example_again(plan, index, target)
     layers = [info for info in plan.layers if info.name == layer]
-    (cam,) = _task(plan.network, [example]).explain(spec, layers, seed)
+    (cam,) = _task(plan.network, [example]).explain(parse_method(method), layers, seed)
     category = _category(plan, target)
     caption = f"{plan.data.names[index]}: {category} {example.probability:.3f}"
     return example.picture.cpu(), cam[0, 0].cpu(), example.boxes, caption
+
+
+def explain_randomized(
+    plan: Plan, index: int, target: int, method: str, layer: str, mode: str
+) -> list[Tensor]:
+    """
+    The maps that the sanity check compares, each (h, w).
+
+    The first is the network's as it is, the others' are after each of the run's layers.
+    """
+    example, seed = _example_again(plan, index, target)
+    number = plan.run["layers"].index(layer) if layer else 0
+    _, maps = _sanity_check(plan, parse_method(method), number, [example], seed, mode)
+    return [cam[0, 0].cpu() for cam in maps]
+
+
+def _example_again(plan: Plan, index: int, target: int) -> tuple[_Example, int]:
+    """An example that has been explained, and the seed that it was explained with."""
+    sample = plan.data.load(index, plan.network.size)
+    examples, _ = _examples(plan, [(index, sample)], predicted=target)
+    (example,) = [one for one in examples if one.target == target]
+    return example, _seed(plan, plan.indices.index(index) // plan.batch_size)
 
 
 def _seed(plan: Plan, batch: int) -> int:
@@ -340,28 +358,43 @@ def _randomized(
     """Similarity to maps of randomized models (Group-CAM 4.5), for each example."""
     if not examples:
         return []
-    task = _task(plan.network, examples)
-    info = plan.layers[layer]
-
-    def explain(model: Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        there = info._replace(module=model.get_submodule(info.name))
-        other = ExplainTask(plan.network._replace(model=model), inputs, targets)
-        return other.explain(spec, [there], seed)[0]
-
     values: list[dict[str, Value]] = [{} for _ in examples]
     for mode in MODES:
-        found = randomization_check(
-            explain,
-            plan.network.model,
-            task.inputs,
-            task.targets,
-            mode,
-            plan.run["randomized"],
-            seed=plan.seed,
-        )
+        found, _ = _sanity_check(plan, spec, layer, examples, seed, mode)
         for i, of_example in enumerate(values):
             for similarity in ("spearman", "ssim"):
                 of_example[f"{RANDOMIZATION}.{mode}.{similarity}"] = [
                     _number(float(of[similarity][i])) for of in found.values()
                 ]
     return values
+
+
+def _sanity_check(
+    plan: Plan,
+    spec: MethodSpec,
+    layer: int,
+    examples: Sequence[_Example],
+    seed: int,
+    mode: str,
+) -> tuple[dict[str, dict[str, Tensor]], list[Tensor]]:
+    """The similarities by layer, and the maps that are compared, (N, 1, h, w) each."""
+    task = _task(plan.network, examples)
+    info = plan.layers[layer]
+    maps: list[Tensor] = []
+
+    def explain(model: Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        there = info._replace(module=model.get_submodule(info.name))
+        other = ExplainTask(plan.network._replace(model=model), inputs, targets)
+        maps.append(other.explain(spec, [there], seed)[0])
+        return maps[-1]
+
+    found = randomization_check(
+        explain,
+        plan.network.model,
+        task.inputs,
+        task.targets,
+        mode,
+        plan.run["randomized"],
+        seed=plan.seed,
+    )
+    return found, maps

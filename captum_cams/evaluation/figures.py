@@ -1,23 +1,36 @@
 """
 From records to the papers' figures: one PNG each, in the folder ``figures``.
 
-The rolling means and boxplots of RSI-Grad-CAM need one number a picture; all else is
-drawn from the means of :mod:`captum_cams.evaluation.summary`.
+The rolling means and boxplots of RSI-Grad-CAM need one number a picture; other numbers
+are the means of :mod:`captum_cams.evaluation.summary`. Maps are not in the records:
+those that are shown are explained again, with the same seeds.
 """
 
 import math
 import re
+import textwrap
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from torch import Tensor
 
-from captum_cams.evaluation.metrics import METRICS, value_of
-from captum_cams.evaluation.papers import PAPERS, Figure
+from captum_cams.evaluation.errors import UserError, brief_error
+from captum_cams.evaluation.methods import parse_method
+from captum_cams.evaluation.metrics import METRICS, RANDOMIZATION, value_of
+from captum_cams.evaluation.papers import (
+    FOR_SHAPES,
+    PAPERS,
+    SHOWN_CLASSES,
+    SHOWN_LAYERS,
+    SHOWN_PICTURES,
+    Figure,
+)
 from captum_cams.evaluation.plotting import (
     COLORS,
     LINES,
@@ -29,13 +42,30 @@ from captum_cams.evaluation.plotting import (
     line_style,
     panels,
 )
-from captum_cams.evaluation.records import Record, Run
+from captum_cams.evaluation.records import Explained, Record, Run
 from captum_cams.evaluation.summary import Array, Mean, Summary, protocols_of
 from captum_cams.evaluation.tables import compared_methods
+from captum_cams.metrics._metric import resized
+from captum_cams.visualization import panel
 
 FOLDER = "figures"
 
 _WINDOW = 1000  # pictures of a rolling mean (RSI-Grad-CAM, Fig. 16), a tenth if fewer
+_WIDTH = 13.0  # inches of a figure of maps; the report scales a wider one down
+_NARROWEST, _WIDEST = 1.3, 2.2  # inches of its cells
+_LETTERS = 13  # to the inch
+_LINE = 0.15  # inches of a line of text
+
+Gallery: TypeAlias = Callable[[int, int, str, str], tuple[Tensor, Tensor, Tensor, str]]
+"""
+Of index, target, method and layer: the picture (3, H, W) in [0, 1], its map (h, w), the
+boxes (n, 4) and a caption.
+"""
+Randomized: TypeAlias = Callable[[int, int, str, str, str], list[Tensor]]
+"""
+Of index, target, method, layer and mode: the map (h, w), and those after each of the
+run's layers is randomized.
+"""
 
 
 class Drawing(NamedTuple):
@@ -58,11 +88,19 @@ def rolling_mean(values: Array, window: int) -> Array:
 
 
 class _Pictures:
-    """Values and probabilities of each picture, of the metrics that figures need."""
+    """
+    What figures need of single pictures.
+
+    Values and probabilities of each picture, of the metrics that are drawn one by one;
+    a record of each example whose maps are shown; and of each method, layer and example
+    that was checked for sanity.
+    """
 
     def __init__(self, run: Run, records: Iterable[Record]) -> None:
         self.values: dict[tuple[str, str, str, str, int], array[float]] = {}
         self.probability: dict[tuple[str, str, str], array[float]] = {}
+        self.shown: dict[str, list[Explained]] = {name: [] for name in run["methods"]}
+        self.checked: dict[str, list[Explained]] = {name: [] for name in run["methods"]}
         wanted = {
             protocol: [
                 key
@@ -77,6 +115,7 @@ class _Pictures:
             if "method" not in record:
                 continue
             for protocol in protocols_of(run, record):
+                self._note(protocol, record)
                 if not wanted[protocol]:
                     continue
                 of = protocol, record["method"], record["layer"]
@@ -91,6 +130,20 @@ class _Pictures:
                             number if number is not None and finite else math.nan
                         )
 
+    def _note(self, protocol: str, record: Explained) -> None:
+        if any(key.startswith(RANDOMIZATION) for key in record["values"]):
+            self.checked[protocol].append(record)
+        of = [(one["index"], one["target"]) for one in self.shown[protocol]]
+        indices = [index for index, _ in of]
+        if (record["index"], record["target"]) in of:
+            return
+        if record["index"] in indices:
+            room = indices.count(record["index"]) < SHOWN_CLASSES
+        else:
+            room = len({*indices}) < SHOWN_PICTURES
+        if room:
+            self.shown[protocol].append(record)
+
     def of(
         self, protocol: str, method: str, layer: str, key: str, position: int = 0
     ) -> tuple[Array, Array] | None:
@@ -103,7 +156,13 @@ class _Pictures:
         return None
 
 
-def write(out: Path, summary: Summary, records: Iterable[Record]) -> list[Drawing]:
+def write(
+    out: Path,
+    summary: Summary,
+    records: Iterable[Record],
+    gallery: Gallery | None = None,
+    randomized: Randomized | None = None,
+) -> list[Drawing]:
     """
     Draws all figures for which there are numbers.
 
@@ -111,6 +170,10 @@ def write(out: Path, summary: Summary, records: Iterable[Record]) -> list[Drawin
         out (Path): The folder of results; figures go into its folder ``figures``.
         summary (Summary): Of all records.
         records (iterable of Record): In the order of :class:`Records`.
+        gallery (Callable, optional): Explains a picture again; see :data:`Gallery`.
+            Default: None, no maps are drawn
+        randomized (Callable, optional): Does so as layers are randomized; see
+            :data:`Randomized`. Default: None, likewise
 
     Returns:
         *list* of :class:`Drawing`, in the papers' order.
@@ -126,7 +189,9 @@ def write(out: Path, summary: Summary, records: Iterable[Record]) -> list[Drawin
             layers = _layers(summary, protocol, figure)
             if not layers:
                 continue
-            sheet = _Sheet(summary, pictures, protocol, layers, figure)
+            sheet = _Sheet(
+                summary, pictures, protocol, layers, figure, gallery, randomized
+            )
             canvas, extra = _DRAW[figure.kind](sheet)
             if canvas is None:
                 continue
@@ -148,6 +213,8 @@ class _Sheet(NamedTuple):
     protocol: str
     layers: Sequence[str]
     figure: Figure
+    gallery: Gallery | None
+    randomized: Randomized | None
 
     @property
     def methods(self) -> list[str]:
@@ -167,7 +234,7 @@ _Drawn = tuple[Canvas | None, str]
 def _layers(summary: Summary, protocol: str, figure: Figure) -> list[str]:
     """Those of a figure: all, or one counted from the last."""
     keys = summary.run["metrics"][protocol]
-    if not any(key in keys for key in figure.metrics):
+    if figure.metrics and not any(key in keys for key in figure.metrics):
         return []
     layers = summary.layers(protocol)
     if figure.layer is None:
@@ -374,10 +441,136 @@ def _sanity(sheet: _Sheet) -> _Drawn:
         one.set_xlabel(f"randomized {down}layer", fontsize=8)
         one.set_ylabel("likeness to the trained map ↓", fontsize=8)
     legend(canvas, axes)
-    curves = [sheet.curve(method, sheet.layers[0], key) for method in sheet.methods]
-    number = max((mean.number for curve in curves for mean in curve), default=0)
-    extra = f", from the output down; {number} maps, two standard errors"
+    number = len({one["index"] for one in sheet.pictures.checked[sheet.protocol]})
+    extra = ", from the output down; of 1 picture"
+    if number > 1:
+        extra = (
+            f", from the output down; means over {number} pictures with bands of two "
+            "standard errors"
+        )
     return (canvas if drawn else None), extra
+
+
+def _maps(sheet: _Sheet) -> _Drawn:
+    """Pictures with the maps of all methods side by side, a row for each layer."""
+    examples = sheet.pictures.shown[sheet.protocol]
+    if sheet.gallery is None or not examples:
+        return None, ""
+    settings = sheet.summary.run["settings"]
+    methods: Sequence[str] = sheet.methods
+    if sheet.figure.methods and settings.get("methods") is None:
+        few = FOR_SHAPES if settings["dataset"] == "shapes" else {}
+        methods = [few.get(method, method) for method in sheet.figure.methods]
+    found: dict[str, list[_Cell]] = {}
+    missing = []
+    for method in methods:
+        try:
+            found[method] = _method_cells(sheet.gallery, method, examples, sheet.layers)
+        except (ImportError, ValueError) as error:
+            why = str(error) if isinstance(error, UserError) else brief_error(error)
+            missing.append(f"{method} is left out: {why}")
+    if not found:
+        return None, ""
+    titles = [
+        [f"{one['category']} {one['probability']:.3f}", layer]
+        for one in examples
+        for layer in sheet.layers
+    ]
+    names = ", ".join(dict.fromkeys(one["picture"] for one in examples))
+    eps = sheet.figure.eps
+    scale = "each scaled by its own maximum"
+    if eps is not None:
+        scale = f"each normalized with eps = {eps:g}, so that dark maps stay dark"
+    canvas = _map_panel(found, titles, eps)
+    return canvas, "; ".join([f" ({names}), {scale}", *missing])
+
+
+class _Cell(NamedTuple):
+    """A map over its picture."""
+
+    picture: Tensor  # (3, H, W)
+    cam: Tensor  # (1, H, W)
+    boxes: Tensor  # (n, 4)
+
+    @classmethod
+    def of(cls, picture: Tensor, cam: Tensor, boxes: Tensor) -> "_Cell":
+        """A map of any size, (h, w), resized to the picture's."""
+        size = picture.shape[1:]
+        return cls(picture, resized(cam[None, None], size)[0], boxes)
+
+
+def _method_cells(
+    gallery: Gallery,
+    method: str,
+    examples: Sequence[Explained],
+    layers: Sequence[str],
+) -> list[_Cell]:
+    """A method's maps of each example and layer; one for all where it knows none."""
+    cells = []
+    has_layer = parse_method(method).method.has_layer
+    for one in examples:
+        for layer in layers if has_layer else [""]:
+            found = gallery(one["index"], one["target"], method, layer)
+            cells += [_Cell.of(*found[:3])] * (1 if has_layer else len(layers))
+    return cells
+
+
+def _map_panel(
+    columns: Mapping[str, Sequence[_Cell]],
+    titles: Sequence[Sequence[str]],
+    eps: float | None = None,
+) -> Canvas:
+    """A panel whose text fits its cells; `titles` holds the lines above each row."""
+    cell = min(_WIDEST, max(_NARROWEST, _WIDTH / (1 + len(columns))))
+    letters = int(_LETTERS * cell)
+
+    def wrapped(lines: Iterable[str]) -> str:
+        return "\n".join(textwrap.fill(line, letters) for line in lines if line)
+
+    rows = next(iter(columns.values()))
+    texts = [wrapped(lines) for lines in titles]
+    maps = {
+        wrapped([name]): torch.stack([one.cam for one in cells])  # (N, 1, H, W)
+        for name, cells in columns.items()
+    }
+    pictures = torch.stack([one.picture for one in rows])  # (N, 3, H, W)
+    canvas = panel(pictures, maps, texts, [one.boxes for one in rows], eps=eps)
+    lines = max(text.count("\n") + 1 for text in [*texts, *maps])
+    height = len(rows) * (cell + _LINE * (lines + 2))
+    canvas.set_size_inches(cell * (1 + len(maps)) + 0.5, height)
+    return canvas
+
+
+def _sanity_maps(sheet: _Sheet) -> _Drawn:
+    """The first picture's maps as layers lose their weights, a row for each method."""
+    checked = sheet.pictures.checked[sheet.protocol]
+    if sheet.gallery is None or sheet.randomized is None or not checked:
+        return None, ""
+    layers = sheet.summary.run["randomized"]
+    number = min(len(layers), SHOWN_LAYERS)
+    chosen = [round(i) for i in np.linspace(0, len(layers) - 1, number)]
+    mode = sheet.figure.metrics[0].split(".")[1]
+    columns: dict[str, list[_Cell]] = {"original": []}
+    columns |= {layers[i]: [] for i in chosen}
+    titles = []
+    for one in checked:
+        of = one["index"], one["target"]
+        if of != (checked[0]["index"], checked[0]["target"]):
+            continue
+        picture, _, boxes, _ = sheet.gallery(*of, one["method"], one["layer"])
+        maps = sheet.randomized(*of, one["method"], one["layer"], mode)
+        for cells, at in zip(
+            columns.values(), [0, *(i + 1 for i in chosen)], strict=True
+        ):
+            cells.append(_Cell.of(picture, maps[at], boxes))
+        score = f"{one['category']} {one['probability']:.3f}"
+        titles.append([score, one["method"], one["layer"]])
+    extra = f" ({checked[0]['picture']}), from the output down"
+    if mode == "cascading":
+        extra += ", each together with all before it"
+    if number < len(layers):
+        extra += f"; {number} of {len(layers)} layers are shown"
+    return _map_panel(columns, titles), f"{extra}; each map scaled by its own maximum"
 
 
 _DRAW: dict[str, Callable[[_Sheet], _Drawn]] = {
@@ -387,4 +580,6 @@ _DRAW: dict[str, Callable[[_Sheet], _Drawn]] = {
     "curves": _curves,
     "sweep": _sweep,
     "sanity": _sanity,
+    "maps": _maps,
+    "sanity-maps": _sanity_maps,
 }

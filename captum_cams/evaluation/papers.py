@@ -101,26 +101,34 @@ class Table:
 @dataclass(frozen=True)
 class Figure:
     """
-    A figure of the numbers.
+    A figure of the numbers, or of maps.
 
     Args:
         kind (str): How :mod:`captum_cams.evaluation.figures` draws it.
         stem (str): Of its file.
         number (str): Such as "Fig. 13".
-        metrics (tuple of str): Keys of ``METRICS``.
+        metrics (tuple of str): Keys of ``METRICS``, one of which is needed; none for
+            maps.
         caption (str): What it shows.
         layer (int, optional): 1 for the last layer of the run, 2 for the one before.
             Default: None, for all
         sweep (Sweep, optional): Whose values are on the x axis.
+        methods (tuple of str): Whose maps are shown. Default: those that are compared
+        eps (float, optional): With which maps are normalized. Default: None, each is
+            scaled by its own maximum
     """
 
-    kind: Literal["boxes", "dark", "rolling", "curves", "sweep", "sanity"]
+    kind: Literal[
+        "boxes", "dark", "rolling", "curves", "sweep", "sanity", "maps", "sanity-maps"
+    ]
     stem: str
     number: str
     metrics: tuple[str, ...]
     caption: str
     layer: int | None = None
     sweep: Sweep | None = None
+    methods: tuple[str, ...] = ()
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ _TABLE_1 = (  # of Integrated Grad-CAM
     "increase_in_confidence(top_fraction=0.15)",
 )
 _AREAS = ("insertion_auc", "deletion_auc", "overall")
+_MAPS = "Maps of the first pictures"
 
 
 def _printed(
@@ -192,6 +201,18 @@ PRINTED_SECONDS = {
     "rise": 38.23, "xrai": 42.17, "grad-cam": 0.03, "score-cam": 2.46, "group-cam": 0.09
 }  # fmt: skip
 """Of Group-CAM's Table 3: a picture of ImageNet, on one GeForce 2080 Ti."""
+
+FIG_2 = (
+    "guided-backprop",
+    "integrated-gradients",
+    "smooth-grad",
+    "rise",
+    "xrai",
+    "grad-cam",
+    "score-cam",
+    "group-cam",
+)
+"""Methods whose maps Group-CAM shows; not all are in its tables."""
 
 PAPERS: dict[str, Paper] = {
     "rsi": Paper(
@@ -221,6 +242,7 @@ PAPERS: dict[str, Paper] = {
             ),
         ),
         (
+            Figure("maps", "rsi-maps", "Fig. 8-11", (), _MAPS, eps=NORMALIZE_EPS),
             Figure(
                 "boxes",
                 "rsi-heatmap-means-before",
@@ -317,7 +339,7 @@ PAPERS: dict[str, Paper] = {
             ),
             Table("Table 1 by class", _TABLE_1, "classes"),
         ),
-        (),
+        (Figure("maps", "igc-maps", "Fig. 1, 3", (), _MAPS),),
     ),
     "group-cam": Paper(
         "Group-CAM",
@@ -380,6 +402,14 @@ PAPERS: dict[str, Paper] = {
         ),
         (
             Figure(
+                "maps",
+                "group-cam-maps",
+                "Fig. 2-3",
+                (),
+                _MAPS,
+                methods=FIG_2,
+            ),
+            Figure(
                 "curves",
                 "group-cam-curves",
                 "Fig. 4",
@@ -414,12 +444,31 @@ PAPERS: dict[str, Paper] = {
                 for mode in MODES
                 for key, name in (("spearman", "Spearman"), ("ssim", "SSIM"))
             ),
+            *(
+                Figure(
+                    "sanity-maps",
+                    f"group-cam-sanity-{mode}-maps",
+                    "Fig. 6",
+                    tuple(
+                        f"{RANDOMIZATION}.{mode}.{key}" for key in ("spearman", "ssim")
+                    ),
+                    f"Sanity check, {mode} randomization: maps before and after layers "
+                    "lose their weights",
+                )
+                for mode in MODES
+            ),
         ),
     ),
 }
 
 FOR_SHAPES = {"rise": "rise(n_masks=200)"}
 """What is done instead with the package's own pictures, so that it takes minutes."""
+SHOWN_PICTURES = 4
+"""The first so many are shown with all maps, of which the papers chose theirs."""
+SHOWN_CLASSES = 2
+"""Of a shown picture, where it is explained for several."""
+SHOWN_LAYERS = 8
+"""Randomized ones after which maps are shown; evenly chosen of more."""
 SANITY_OF = ("grad-cam", "group-cam")
 """Methods that are explained again for each randomized layer; others where asked."""
 
@@ -528,6 +577,22 @@ SETTINGS = (
         "similarity of the sanity check",
         ("Spearman", "SSIM"),
         f"{OUR_CHOICE}: section 4.5 shows pictures alone",
+    ),
+    *(
+        Setting(
+            name,
+            "pictures whose maps are shown",
+            SHOWN_PICTURES,
+            f"{OUR_CHOICE}: the first, where the paper chose its own",
+        )
+        for name in PAPERS
+    ),
+    Setting("group-cam", "methods whose maps are shown", FIG_2, "Fig. 2"),
+    Setting(
+        "group-cam",
+        "randomized layers whose maps are shown",
+        SHOWN_LAYERS,
+        f"{OUR_CHOICE}: the number in Fig. 6 is not in the text",
     ),
     Setting("group-cam", "masks of RISE", 4000, f"{OUR_CHOICE}: not printed"),
     Setting(FINE_TUNING, "model", "resnet50", "section 5"),

@@ -7,13 +7,12 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from torch import Tensor
 
-from captum_cams.evaluation.figures import Drawing
+from captum_cams.evaluation.figures import Drawing, Gallery
 from captum_cams.evaluation.metrics import METRICS, value_of
 from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.records import Record, Run
@@ -28,12 +27,6 @@ from captum_cams.evaluation.tables import (
     write_text,
 )
 from captum_cams.visualization import panel
-
-Gallery: TypeAlias = Callable[[int, int, str, str], tuple[Tensor, Tensor, Tensor, str]]
-"""
-Of index, target, method and layer: the picture (3, H, W) in [0, 1], its map (h, w), the
-boxes (n, 4) and a caption.
-"""
 
 _RANKS = ("best", "typical", "worst")
 _TEMPLATE = Path(__file__).with_name("report.html.j2")

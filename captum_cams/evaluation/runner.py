@@ -12,7 +12,11 @@ from tqdm import tqdm
 
 from captum_cams._validation import check_choice, check_count, check_flags, check_seed
 from captum_cams.evaluation import figures, report, tables
-from captum_cams.evaluation.batches import explain_again, explain_batch
+from captum_cams.evaluation.batches import (
+    explain_again,
+    explain_batch,
+    explain_randomized,
+)
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.networks import EXPLAIN, load_network, load_transform
@@ -294,5 +298,7 @@ def _summarize(folder: Path, plan: Plan, records: Records) -> None:
         raise UserError(f"no picture could be explained; of the first: {reason}")
     summary = Summary(records.run, records)
     tables.write(folder, summary)
-    drawings = figures.write(folder, summary, records)
-    report.write(folder, summary, records, drawings, partial(explain_again, plan))
+    again = partial(explain_again, plan)
+    randomized = partial(explain_randomized, plan)
+    drawings = figures.write(folder, summary, records, again, randomized)
+    report.write(folder, summary, records, drawings, again)
