@@ -29,6 +29,7 @@ from captum_cams.evaluation.papers import (
     SHOWN_CLASSES,
     SHOWN_LAYERS,
     SHOWN_PICTURES,
+    SHOWN_SHAPES,
     Figure,
 )
 from captum_cams.evaluation.plotting import (
@@ -99,6 +100,8 @@ class _Pictures:
     def __init__(self, run: Run, records: Iterable[Record]) -> None:
         self.values: dict[tuple[str, str, str, str, int], array[float]] = {}
         self.probability: dict[tuple[str, str, str], array[float]] = {}
+        shapes = run["settings"]["dataset"] == "shapes"
+        self._shown = SHOWN_SHAPES if shapes else SHOWN_PICTURES
         self.shown: dict[str, list[Explained]] = {name: [] for name in run["methods"]}
         self.checked: dict[str, list[Explained]] = {name: [] for name in run["methods"]}
         wanted = {
@@ -140,7 +143,7 @@ class _Pictures:
         if record["index"] in indices:
             room = indices.count(record["index"]) < SHOWN_CLASSES
         else:
-            room = len({*indices}) < SHOWN_PICTURES
+            room = len({*indices}) < self._shown
         if room:
             self.shown[protocol].append(record)
 

@@ -465,6 +465,8 @@ FOR_SHAPES = {"rise": "rise(n_masks=200)"}
 """What is done instead with the package's own pictures, so that it takes minutes."""
 SHOWN_PICTURES = 4
 """The first so many are shown with all maps, of which the papers chose theirs."""
+SHOWN_SHAPES = 2
+"""The first so many of the package's own pictures."""
 SHOWN_CLASSES = 2
 """Of a shown picture, where it is explained for several."""
 SHOWN_LAYERS = 8
