@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from captum_cams.metrics import dark_heatmaps, heatmap_mean, normalize
+from captum_cams.metrics._metric import resized
 from tests import reference_metrics as reference
 from tests.models import random
 
@@ -86,3 +87,11 @@ def test_errors_teach(metric):
         metric(torch.ones(3))
     with pytest.raises(ValueError, match=r"got shape \(0, 1, 2\)"):
         metric(torch.ones(0, 1, 2))
+
+
+@pytest.mark.parametrize("broken", [torch.inf, -torch.inf, torch.nan])
+def test_a_broken_map_stays_broken_when_it_is_resized(broken):
+    maps = torch.rand(2, 1, 3, 4)
+    maps[1, 0, 1, 2] = broken
+    found = resized(maps, (6, 8))
+    assert found[0].isfinite().all() and not found[1].isfinite().all()

@@ -44,6 +44,7 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     low, high = maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
     # Otherwise rounding errors of the interpolation would be ranked or normalized.
     varied = difference(high, low) > 0  # (N, 1, 1, ...)
+    varied |= ~(high - low).isfinite()  # infinity must stay to be seen
     return torch.where(varied, upsample(maps, size), low)  # (N, 1, *size)
 
 
