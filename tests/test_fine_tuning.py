@@ -138,7 +138,7 @@ def test_it_is_the_papers_recipe(step, monkeypatch):
         for name in ("blend", "control"):
             model, wanted = literal(name == "blend")
             assert top1[name] == pytest.approx(wanted)
-            weights[name] = torch.load(f"out/weights-{name}.pt")
+            weights[name] = torch.load(f"out/weights-{name}.pt", weights_only=True)
             for key, value in model.state_dict().items():
                 torch.testing.assert_close(weights[name][key], value)
     assert not torch.allclose(
@@ -152,7 +152,8 @@ def test_what_the_model_gives_may_be_probabilities_or_hold_the_logits(end):
     assert run("other", nn.Sequential(*network(), end), epochs=1) == wanted
     for name in ("blend", "control"):
         ours, theirs = (
-            torch.load(f"{out}/weights-{name}.pt") for out in ("other", "out")
+            torch.load(f"{out}/weights-{name}.pt", weights_only=True)
+            for out in ("other", "out")
         )
         assert all(map(torch.equal, ours.values(), theirs.values()))
 
@@ -178,7 +179,8 @@ def check_same(one, other):
     assert files(one) == files(other)
     for name in ("blend", "control"):
         ours, theirs = (
-            torch.load(f"{folder}/weights-{name}.pt") for folder in (one, other)
+            torch.load(f"{folder}/weights-{name}.pt", weights_only=True)
+            for folder in (one, other)
         )
         assert all(map(torch.equal, ours.values(), theirs.values()))
 
@@ -234,7 +236,7 @@ def test_what_is_written():
         "model Sequential for resnet50, weights none for IMAGENET1K_V1, epochs 6 for 20"
         in text
     )
-    kept = torch.load("out/blend.pt")
+    kept = torch.load("out/blend.pt", weights_only=True)
     assert list(kept["maps"]) == [0, 5, 6]
     assert kept["maps"][5].shape == (2, 1, 32, 32)
     load_network(network(), "out/weights-blend.pt")
