@@ -215,3 +215,25 @@ def test_the_example_network_has_all_but_a_sigmoid(explain):
         wanted = model.logits(x) if explain == "logits" else model(x)
         torch.testing.assert_close(network.explained(x), wanted)
         torch.testing.assert_close(network.forward(x), model(x))
+
+
+class Viewing(nn.Module):
+    """A model whose code needs its layers' outputs in their usual order."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x):
+        features = self.conv(x)
+        return self.head(features.view(len(features), -1))
+
+
+@pytest.mark.parametrize(("model", "can"), [(scores(), True), (Viewing(), False)])
+def test_convolutions_work_channels_last_where_the_model_can(model, can):
+    network = chosen(model, "logits")
+    (weight,) = [p for p in network.model.parameters() if p.dim() == 4]
+    assert weight.is_contiguous(memory_format=torch.channels_last) == can
+    assert weight.is_contiguous() != can
+    torch.testing.assert_close(network.explained(X), model(X))

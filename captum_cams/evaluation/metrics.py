@@ -18,9 +18,10 @@ from captum_cams.baselines import blurred
 from captum_cams.evaluation.errors import UserError, closest_names
 from captum_cams.evaluation.methods import ExplainTask
 from captum_cams.evaluation.records import Explained, Run, Value
-from captum_cams.metrics._faithfulness import check_examples
+from captum_cams.metrics._faithfulness import Examples, check_examples
 from captum_cams.metrics._metric import resized
 from captum_cams.metrics.confidence import Confidences, confidences
+from captum_cams.metrics.deletion_insertion import curves
 
 NORMALIZE_EPS = 1e-8
 """Of eq. 26, in all of RSI-Grad-CAM's experiments (section 4.3.2)."""
@@ -62,32 +63,28 @@ class Measured:
         """The maps of eq. 26 of RSI-Grad-CAM, (N, 1, H, W)."""
         return metrics.normalize(self.maps, NORMALIZE_EPS)
 
-    def by_model(self, function: Callable[..., Tensor], **options: Any) -> Tensor:
-        """A metric that asks the model, (N, ...)."""
-        task = self.task
-        return function(
-            task.forward, task.inputs, self.maps, target=task.targets, **options
-        )
-
     def confidences(
         self, top_fraction: float | None = None, eps: float | None = None
     ) -> Confidences:
         """Of pictures and explanation maps on black, once for drop and increase."""
         key = top_fraction, eps
         if key not in self._confidences:
-            task = self.task
-            examples = check_examples(
-                task.forward,
-                task.inputs,
-                self.maps,
-                task.colors["black"],
-                None,
-                task.targets,
-                max_examples_per_batch=None,
-                default_baseline=torch.zeros_like,
-            )
+            examples = self._examples(self.task.colors["black"])
             self._confidences[key] = confidences(examples, *key)
         return self._confidences[key]
+
+    def _examples(self, baselines: Tensor) -> Examples:
+        task = self.task
+        return check_examples(
+            task.forward,
+            task.inputs,
+            self.maps,
+            baselines,
+            None,
+            task.targets,
+            max_examples_per_batch=None,
+            default_baseline=blurred,
+        )
 
     @cached_property
     def _confidences(self) -> dict[tuple[float | None, float | None], Confidences]:
@@ -110,22 +107,21 @@ class Measured:
         return found
 
     @cached_property
-    def _blurred(self) -> Tensor:
-        return blurred(self.task.inputs)
+    def curves(self) -> tuple[Tensor, Tensor]:
+        """Of deletion and insertion, see the two below."""
+        examples = self._examples(blurred(self.task.inputs))
+        deletion, insertion = curves(examples, CURVE_STEPS, [False, True])
+        return deletion, insertion
 
-    @cached_property
-    def insertion(self) -> Tensor:
-        """Outputs while pixels come back, (N, CURVE_STEPS + 1)."""
-        return self.by_model(
-            metrics.insertion_curve, baselines=self._blurred, n_steps=CURVE_STEPS
-        )
-
-    @cached_property
+    @property
     def deletion(self) -> Tensor:
         """Outputs while pixels are blurred, (N, CURVE_STEPS + 1)."""
-        return self.by_model(
-            metrics.deletion_curve, baselines=self._blurred, n_steps=CURVE_STEPS
-        )
+        return self.curves[0]
+
+    @property
+    def insertion(self) -> Tensor:
+        """Outputs while pixels come back, (N, CURVE_STEPS + 1)."""
+        return self.curves[1]
 
 
 def _area(curve: Tensor) -> Tensor:

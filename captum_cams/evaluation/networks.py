@@ -157,6 +157,7 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
     Raises:
         UserError: If the model does not give what that needs.
     """
+    _store_channels_last(network, images)
     probes = _probes(network, images)
     given = _what_is_given([outputs for _, outputs in probes])
     if (explain, given) in _MISFITS:
@@ -176,6 +177,25 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
         explains_probabilities=explain != "logits"
         and (explained is not _unchanged or given != "scores"),
     )
+
+
+def _store_channels_last(network: Network, images: Tensor) -> None:
+    """
+    Stores the weights of convolutions channels last, as the CPU computes faster.
+
+    The layers' outputs are stored so, too, which a model's own code need not expect
+    (`view` fails); its weights stay as they are then. Other devices keep their order.
+    """
+    if images.device.type != "cpu":
+        return
+    model = cast(Any, network.model)
+    model.to(memory_format=torch.channels_last)
+    try:
+        with torch.enable_grad():
+            inputs = network.normalize(images).clone().requires_grad_()
+            torch.autograd.grad(network.scores(model(inputs)).sum(), inputs)
+    except Exception:
+        model.to(memory_format=torch.contiguous_format)
 
 
 def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -81,7 +81,7 @@ def deletion_curve(
         max_examples_per_batch=max_examples_per_batch,
         default_baseline=blurred,
     )
-    return _curves(examples, n_steps, [False])[0]
+    return curves(examples, n_steps, [False])[0]
 
 
 @metric(higher_is_better=True)
@@ -132,7 +132,7 @@ def insertion_curve(
         max_examples_per_batch=max_examples_per_batch,
         default_baseline=blurred,
     )
-    return _curves(examples, n_steps, [True])[0]
+    return curves(examples, n_steps, [True])[0]
 
 
 @metric(higher_is_better=False)
@@ -282,12 +282,17 @@ def overall(
         max_examples_per_batch=max_examples_per_batch,
         default_baseline=blurred,
     )
-    deletion, insertion = _curves(examples, n_steps, [False, True])
+    deletion, insertion = curves(examples, n_steps, [False, True])
     return _area(insertion) - _area(deletion)
 
 
-def _curves(examples: Examples, n_steps: int, insertions: list[bool]) -> list[Tensor]:
-    """Insertion curves (True) and deletion curves (False), (N, n_steps + 1) each."""
+def curves(examples: Examples, n_steps: int, insertions: list[bool]) -> list[Tensor]:
+    """
+    One or both curves, insertion (True) and deletion (False), (N, n_steps + 1) each.
+
+    The second begins where the first ends, and ends where it begins: these outputs are
+    taken from there.
+    """
     n_steps = check_count("n_steps", n_steps)
     ranks = tuple(
         descending_ranks(resized(maps, x.shape[2:]))  # (N, 1, *input spatial)
@@ -297,35 +302,43 @@ def _curves(examples: Examples, n_steps: int, insertions: list[bool]) -> list[Te
     # A batch holds as many steps of each of its examples as fill it.
     together = max(n for n in range(1, min(N, batch_size) + 1) if batch_size % n == 0)
 
-    def curves(first: int, insertion: bool) -> Tensor:
+    of_curve = [range(n_steps + 1), range(1, n_steps)][: len(insertions)]
+    steps = torch.tensor([step for own in of_curve for step in own])  # (S,)
+    inserts = torch.tensor(insertions).repeat_interleave(
+        torch.tensor([len(own) for own in of_curve])
+    )  # (S,)
+
+    def outputs(first: int) -> Tensor:
         batch = slice(first, min(first + together, N))
         numbers = torch.arange(N)[batch]
         n = len(numbers)
 
         def rows(start: int, stop: int) -> tuple[tuple[Tensor, ...], Tensor]:
-            steps = torch.arange(start // n, stop // n)
+            at = slice(start // n, stop // n)
 
             def pictures(x: Tensor, baseline: Tensor, rank: Tensor) -> Tensor:
-                count = steps * rank[0].numel() // n_steps
-                count = count.view(-1, *[1] * x.dim())  # (p, 1, 1, ...)
-                largest = rank[batch] < count.to(rank.device)  # (p, n, 1, *spatial)
+                count, insert = (
+                    of_step[at].view(-1, *[1] * x.dim()).to(rank.device)
+                    for of_step in (steps * rank[0].numel() // n_steps, inserts)
+                )  # (p, 1, 1, ...)
+                largest = rank[batch] < count  # (p, n, 1, *spatial)
                 # `blend` by masks of 0 and 1, without the arithmetic.
-                shown = torch.where(largest == insertion, x[batch], baseline[batch])
+                shown = torch.where(largest == insert, x[batch], baseline[batch])
                 return shown.flatten(0, 1)  # (p * n, C, *spatial)
 
             tensors = zip(examples.inputs, examples.baselines, ranks, strict=True)
             shown = tuple(pictures(*of_input) for of_input in tensors)
-            return shown, numbers.repeat(len(steps))
+            return shown, numbers.repeat(len(steps[at]))
 
-        outputs = examples.outputs(rows, (n_steps + 1) * n, batch_size // n * n)
-        return outputs.view(n_steps + 1, n).T  # (n, n_steps + 1)
+        size = len(steps) * n
+        return examples.outputs(rows, size, batch_size // n * n).view(-1, n).T  # (n, S)
 
-    return [
-        examples.nan_where_broken(
-            torch.cat([curves(first, insertion) for first in range(0, N, together)])
-        )
-        for insertion in insertions
-    ]
+    found = examples.nan_where_broken(
+        torch.cat([outputs(first) for first in range(0, N, together)])
+    )  # (N, S)
+    curve, between = found[:, : n_steps + 1], found[:, n_steps + 1 :]
+    swapped = torch.cat([curve[:, -1:], between, curve[:, :1]], 1)  # (N, n_steps + 1)
+    return [curve, swapped][: len(insertions)]
 
 
 def _area(curves: Tensor) -> Tensor:
