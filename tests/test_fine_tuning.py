@@ -131,7 +131,7 @@ def measured(model):
 def test_it_is_the_papers_recipe(step, monkeypatch):
     """Also where the learning rate is divided after each epoch."""
     monkeypatch.setitem(PAPER, "epochs at a learning rate", step)
-    monkeypatch.setitem(fine_tuning._PAPER, "epochs at a learning rate", step)
+    monkeypatch.setitem(fine_tuning.PAPER, "epochs at a learning rate", step)
     top1 = run("out")
     weights = {}
     with torch.random.fork_rng():
@@ -293,15 +293,14 @@ def without(part):
         (lambda: without("val"), {}, "root must hold the folders train and val"),
         (lambda: without("val/a"), {}, "data/val must hold the same classes, but only one of them has a"),
         (lambda: Path("data/val/a/0.png").write_text("x"), {}, "cannot read data/val/a/0.png: not a picture"),
-        (lambda: Path("data/train/a/0.png").write_text("x"), {"workers": 1}, "^cannot read data/train/a/0.png: not a picture, or a broken one$"),
-        (None, {"model": network()[:6]}, "Sequential has 24 outputs, and there are pictures of 2 classes; give a model with one output"),
+        (lambda: Path("data/train/a/0.png").write_text("x"), {"workers": 1}, "^cannot read data/train/a/0.png: not a picture of a format that Pillow knows, or a broken one$"),
+        (None, {"model": network()[:6]}, "Sequential has 24 outputs, whose names are not known, the data set 2 classes such as 'a', and no name in common; give the names"),
         (None, {"groups": 7}, "the blend does not fit Sequential: groups must be at most .* 6, got 7"),
-        (None, {"size": 20}, "the blend does not fit Sequential: the blur's kernel size 51 needs"),
         (None, {"learning_rate": 1e30}, "epoch 1 with the blend fails: the layer's activations must be finite.* a smaller learning rate may help"),
         (None, {"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),
         (None, {"workers": -1}, "workers must be an integer of at least 0"),
         (None, {"root": None}, "size must be at least 64 pixels, got 32"),
-        (None, {"root": None, "size": 64}, "Sequential has 2 outputs, and there are pictures of 8 classes"),
+        (None, {"root": None, "size": 64}, "Sequential has 2 outputs, whose names are not known, the data set 8 classes"),
         (None, {"model": nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.GELU(), Function(lambda x: x.flatten(2).transpose(1, 2)), Function(lambda x: x.mean(1)), nn.Linear(6, 2))}, "the blend needs a layer that gives feature maps .* name another layer"),
     ],
 )  # fmt: skip

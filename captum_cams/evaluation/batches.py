@@ -19,7 +19,7 @@ from captum_cams.evaluation.metrics import MODES, RANDOMIZATION, Measured, measu
 from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.papers import PAPERS, Candidate
 from captum_cams.evaluation.plan import Plan
-from captum_cams.evaluation.records import Explained, Record, Value
+from captum_cams.evaluation.records import Explained, Record, Unused, Value
 from captum_cams.evaluation.shared_path import explain_along_path, shares_path
 from captum_cams.metrics import randomization_check
 
@@ -31,6 +31,8 @@ class _Example:
     index: int  # of the picture
     picture: Tensor  # (3, H, W)
     boxes: Tensor  # (n, 4)
+    digest: str
+    left_out: dict[str, int]
     target: int
     probability: float
     protocols: list[str]
@@ -114,7 +116,8 @@ def _seed(plan: Plan, batch: int) -> int:
 
 def _skipped(plan: Plan, index: int, error: Exception) -> Record:
     why = str(error) if isinstance(error, UserError) else brief_error(error)
-    return {"index": index, "picture": plan.data.names[index], "skipped": why}
+    name, digest = plan.data.names[index], plan.data.digest(index)
+    return {"index": index, "picture": name, "digest": digest, "skipped": why}
 
 
 def _explained(
@@ -125,8 +128,14 @@ def _explained(
     accounted = {example.index for example in examples if example.protocols}
     accounted |= {record["index"] for record in records}
     records += [
-        {"index": index, "picture": plan.data.names[index], "protocols": []}
-        for index, _ in samples
+        Unused(
+            index=index,
+            picture=plan.data.names[index],
+            digest=sample.digest,
+            left_out=dict(sample.left_out),
+            protocols=[],
+        )
+        for index, sample in samples
         if index not in accounted
     ]
     # A method explains the pictures of all protocols that ask for it at once.
@@ -198,7 +207,9 @@ def _examples(
             of_top = [label for target, label in known if target == top]
             known = [(top, of_top[0] if of_top else -1)]  # -1: no box of it
         if not known or not all(0 <= target < len(output) for target, _ in known):
-            error = UserError(f"{name} has no output for what it shows")
+            classes = [plan.data.classes[label] for _, label in shown if plan.targets]
+            what = f"the class {', '.join(classes)}" if classes else "its class"
+            error = UserError(f"{name} has no output for {what}")
             others.append(_skipped(plan, index, error))
             continue
         for target, label in known:
@@ -210,7 +221,18 @@ def _examples(
             )
             wanting = [name for name in plan.asked if PAPERS[name].wants(candidate)]
             probability = float(output[target])
-            examples.append(_Example(index, image, boxes, target, probability, wanting))
+            examples.append(
+                _Example(
+                    index=index,
+                    picture=image,
+                    boxes=boxes,
+                    digest=sample.digest,
+                    left_out=dict(sample.left_out),
+                    target=target,
+                    probability=probability,
+                    protocols=wanting,
+                )
+            )
     return examples, others
 
 
@@ -277,6 +299,8 @@ def _records_of_method(
             yield Explained(
                 index=example.index,
                 picture=plan.data.names[example.index],
+                digest=example.digest,
+                left_out=example.left_out,
                 target=example.target,
                 category=_category(plan, example.target),
                 probability=example.probability,
@@ -331,9 +355,11 @@ def _share(total: Sequence[float], number: int) -> _Cost:
 
 
 def _category(plan: Plan, target: int) -> str:
+    if plan.run["classes"]:
+        return plan.run["classes"][target]
     if target in plan.targets:
         return plan.data.classes[plan.targets.index(target)]
-    return plan.run["classes"][target] if plan.run["classes"] else f"class {target}"
+    return f"class {target}"
 
 
 def _clock(device: torch.device) -> float:

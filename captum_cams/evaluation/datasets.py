@@ -7,10 +7,12 @@ ImageNet's and COCO's are taken as they are.
 """
 
 import contextlib
-import csv
+import hashlib
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +20,20 @@ import torchvision
 from torch import Tensor
 
 from captum_cams._validation import check_choice, check_count
-from captum_cams.evaluation.errors import UserError
-from captum_cams.evaluation.pictures import (
-    check_box,
-    covered_share,
-    open_picture,
+from captum_cams.evaluation.annotations import (
+    Annotation,
+    positive_size,
     read_annotation,
+)
+from captum_cams.evaluation.class_names import WNIDS
+from captum_cams.evaluation.errors import UserError, brief_error
+from captum_cams.evaluation.folders import class_folders
+from captum_cams.evaluation.labels import read_labels
+from captum_cams.evaluation.pictures import (
+    covered_share,
+    file_digest,
+    open_picture,
+    place_boxes,
     resize_boxes,
     resize_picture,
 )
@@ -71,6 +81,10 @@ class Sample(NamedTuple):
     on :attr:`picture`."""
     stored_shares: Mapping[int, float]
     """For each class the share of the area in its boxes, of the picture as stored."""
+    digest: str
+    """As of :attr:`DataSet.digest`."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Boxes of the annotation that are not used, by the reason."""
 
 
 class DataSet(NamedTuple):
@@ -82,6 +96,10 @@ class DataSet(NamedTuple):
     """What its pictures show; empty where they are labeled by a network's outputs."""
     load: Callable[[int, int], Sample]
     """The sample of a number at a size; UserError says why there is none."""
+    digest: Callable[[int], str]
+    """Of the picture's file and its annotation: another one is another example."""
+    notes: Sequence[str] = ()
+    """Sentences on what was left out."""
 
 
 def open_dataset(
@@ -102,10 +120,10 @@ def open_dataset(
         root (str or Path, optional): Its folder. Default: None, for ``shapes``
         split (str, optional): ``voc``: year and image set, such as ``2007-test``;
             ``coco``: such as ``val2017``. Default: None, the first of `SPLITS` there is
-        labels (str or Path, optional): ``imagenet``: a CSV file with a header and the
-            columns ``picture`` (or ``file``) and ``class`` (or ``class_index``): its
-            index in the network's output. Default: None, by the wnids of the
-            annotations, which ``LOC_synset_mapping.txt`` lists
+        labels (str or Path, optional): ``imagenet``: a table with a header and the
+            columns ``picture`` (or ``file``) and ``class`` (or ``class_index``), its
+            index in the network's output; between them are commas, semicolons or tabs.
+            Default: None, by the annotations' WordNet ids
         limit (int, optional): How many pictures ``shapes`` draws. Default: None
         resize (str): How pictures are made square: ``squash`` or ``crop``, see
             :func:`~captum_cams.evaluation.pictures.resize_picture`. Those of ``shapes``
@@ -164,25 +182,57 @@ def _shapes(count: int, seed: int) -> DataSet:
         drawn = shape_pictures(1, size, seed=(seed + 1) * 10**7 + index)
         label = int(drawn.labels)
         share = covered_share(drawn.boxes, (size, size))
-        return Sample(drawn.images[0], {label: drawn.boxes}, 1, {label: share})
+        boxes, shares = {label: drawn.boxes}, {label: share}
+        return Sample(drawn.images[0], boxes, 1, shares, digest(index))
 
-    return DataSet([f"shape {i}" for i in range(count)], CLASSES, load)
+    def digest(index: int) -> str:
+        return f"drawn by {seed}, {index}"
+
+    return DataSet([f"shape {i}" for i in range(count)], CLASSES, load, digest)
+
+
+class _Files(NamedTuple):
+    """Pictures in files, and how their annotations are found."""
+
+    names: Sequence[str]
+    paths: Sequence[str | Path]
+    annotation: Callable[[int], Annotation[int]]
+    evidence: Callable[[int], str]
+    """What the annotation is read from, as text or as a digest."""
+
+    def data_set(
+        self, classes: Sequence[str], resize: str, notes: Sequence[str] = ()
+    ) -> DataSet:
+        def load(index: int, size: int) -> Sample:
+            try:
+                annotation = self.annotation(index)
+                return _sample(
+                    self.paths[index], size, resize, annotation, digest(index)
+                )
+            except UserError:
+                raise
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"the annotation of {self.names[index]} is broken: "
+                    f"{brief_error(error)}"
+                ) from error
+
+        def digest(index: int) -> str:
+            picture, evidence = file_digest(self.paths[index]), self.evidence(index)
+            return hashlib.sha256(f"{picture} {evidence}".encode()).hexdigest()[:32]
+
+        return DataSet(self.names, classes, load, digest, notes)
 
 
 def _folder(root: Path, resize: str) -> DataSet:
-    try:
-        found = vision.ImageFolder(root)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"root must hold a folder of pictures for each class: {error}"
-        ) from error
-
-    def load(index: int, size: int) -> Sample:
-        path, label = found.samples[index]
-        return _sample(path, size, resize, {label: []})
-
-    names = [str(Path(path).relative_to(root)) for path, _ in found.samples]
-    return DataSet(names, found.classes, load)
+    classes, files, notes = class_folders(root)
+    names = [str(path.relative_to(root)) for path, _ in files]
+    return _Files(
+        names,
+        [path for path, _ in files],
+        lambda index: Annotation({files[index][1]: []}),
+        lambda index: classes[files[index][1]],
+    ).data_set(classes, resize, notes)
 
 
 def _voc(root: Path, split: str, resize: str) -> DataSet:
@@ -191,17 +241,25 @@ def _voc(root: Path, split: str, resize: str) -> DataSet:
         found = vision.VOCDetection(root, year, images)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot open VOC {split} in {root}: {error}") from error
+    names = [Path(path).name for path in found.images]
 
-    def load(index: int, size: int) -> Sample:
-        boxes: dict[int, list[Sequence[float]]] = {}
-        for name, (x0, y0, x1, y1) in read_annotation(found.annotations[index]):
+    def annotation(index: int) -> Annotation[int]:
+        _check_inside(Path(found.images[index]), root)
+        read = read_annotation(found.annotations[index])
+        boxes: dict[int, list[tuple[float, ...]]] = {}
+        for name, edges in read.boxes.items():
             if name not in VOC_CLASSES:
                 raise UserError(f"{found.annotations[index]} has the class {name!r}")
-            box = (x0 - 1, y0 - 1, x1, y1)
-            boxes.setdefault(VOC_CLASSES.index(name), []).append(box)
-        return _sample(found.images[index], size, resize, boxes)
+            boxes[VOC_CLASSES.index(name)] = [
+                (x0 - 1, y0 - 1, x1, y1) for x0, y0, x1, y1 in edges
+            ]
+        return Annotation(boxes, read.size, read.left_out)
 
-    return DataSet([Path(path).name for path in found.images], VOC_CLASSES, load)
+    def evidence(index: int) -> str:
+        return file_digest(found.annotations[index])
+
+    files = _Files(names, found.images, annotation, evidence)
+    return files.data_set(VOC_CLASSES, resize)
 
 
 def _coco(root: Path, split: str, resize: str) -> DataSet:
@@ -211,34 +269,41 @@ def _coco(root: Path, split: str, resize: str) -> DataSet:
             found = vision.CocoDetection(root / split, annotations)
         coco, numbers = found.coco, found.ids
         categories = sorted(coco.cats)
-        classes = [coco.cats[number]["name"] for number in categories]
-        names = [coco.imgs[number]["file_name"] for number in numbers]
+        classes = [str(coco.cats[number]["name"]) for number in categories]
+        names = [str(coco.imgs[number]["file_name"]) for number in numbers]
     except ImportError as error:
         raise UserError(
             "dataset coco needs pycocotools; pip install 'captum-cams[coco]' brings it"
         ) from error
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{annotations} is not a file of COCO's instances: "
-            f"{type(error).__name__}: {error}"
+            f"{annotations} is not a file of COCO's instances: {brief_error(error)}"
         ) from error
+    paths = [root / split / name for name in names]
 
-    def load(index: int, size: int) -> Sample:
-        boxes: dict[int, list[Sequence[float]]] = {}
+    def annotation(index: int) -> Annotation[int]:
+        _check_inside(paths[index], root / split)
+        of_picture = coco.imgs[numbers[index]]
+        size = positive_size(of_picture.get("width"), of_picture.get("height"))
+        read: Annotation[int] = Annotation(size=size)
         for one in coco.imgToAnns[numbers[index]]:
-            try:
-                x, y, width, height = map(float, one["bbox"])
-                box = check_box(x, y, x + width, y + height)
-                label = categories.index(one["category_id"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"the annotation of {names[index]} is broken: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            boxes.setdefault(label, []).append(box)
-        return _sample(root / split / names[index], size, resize, boxes)
+            x, y, width, height = map(float, one["bbox"])
+            label = categories.index(one["category_id"])
+            crowd = "iscrowd" if one.get("iscrowd") else ""
+            read.add(label, (x, y, x + width, y + height), crowd)
+        return read
 
-    return DataSet(names, classes, load)
+    def evidence(index: int) -> str:
+        number = numbers[index]
+        return repr((coco.imgs[number], coco.imgToAnns[number]))
+
+    return _Files(names, paths, annotation, evidence).data_set(classes, resize)
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    """Whether a path that an annotation gives lies in the data set's folder."""
+    if ".." in path.parts or not path.is_relative_to(folder):
+        raise UserError(f"its path {path} leads out of the data set's folder")
 
 
 def _imagenet(root: Path, labels: str | Path | None, resize: str) -> DataSet:
@@ -248,81 +313,58 @@ def _imagenet(root: Path, labels: str | Path | None, resize: str) -> DataSet:
     files = sorted(pictures.glob("*.JPEG"))
     if not files:
         raise UserError(f"dataset imagenet needs {pictures}/*.JPEG, and finds none")
-    listed = None if labels is None else _labels(Path(labels))
-    wnids = _wnids(base) if listed is None else {}
+    names = [path.name for path in files]
+    listed = None if labels is None else read_labels(Path(labels))
+    xml = [annotations / f"{path.stem}.xml" for path in files]
 
-    def load(index: int, size: int) -> Sample:
-        path = files[index]
-        annotation = annotations / f"{path.stem}.xml"
-        objects = read_annotation(annotation)
+    def annotation(index: int) -> Annotation[int]:
+        read = read_annotation(xml[index])
         if listed is not None:
-            if path.name not in listed:
-                raise UserError(f"{labels} has no line for {path.name}")
-            label = listed[path.name]
+            label = listed.of(names[index])
         else:
-            if not objects or objects[0][0] not in wnids:
-                raise UserError(f"{annotation} names no class of ImageNet")
-            label = wnids[objects[0][0]]
-        return _sample(path, size, resize, {label: [box for _, box in objects]})
+            wnid = next(iter(read.boxes), None)
+            if wnid not in WNIDS:
+                raise UserError(f"{xml[index]} names no class of ImageNet")
+            label = WNIDS.index(wnid)
+        edges = list(itertools.chain(*read.boxes.values()))
+        return Annotation({label: edges}, read.size, read.left_out)
 
-    return DataSet([path.name for path in files], (), load)
-
-
-def _wnids(base: Path) -> dict[str, int]:
-    """The 1000 classes, in the order of their wnids."""
-    for folder in (base, base.parent):
-        mapping = folder / "LOC_synset_mapping.txt"
-        if mapping.is_file():
-            lines = mapping.read_text("utf-8", "replace").splitlines()
-            wnids = sorted(line.split()[0] for line in lines if line.strip())
-            break
-    else:
-        mapping = base / "Data/CLS-LOC/train"
-        wnids = sorted(path.name for path in mapping.glob("n*"))
-    if len(wnids) != 1000:
-        raise UserError(
-            f"dataset imagenet needs its 1000 classes: LOC_synset_mapping.txt or the "
-            f"folders of Data/CLS-LOC/train in {base}, or give labels, a CSV file"
-        )
-    return {wnid: index for index, wnid in enumerate(wnids)}
-
-
-def _labels(path: Path) -> dict[str, int]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        header = rows[0].keys() if rows else ()
-        picture = "picture" if "picture" in header else "file"
-        label = "class" if "class" in header else "class_index"
-        return {row[picture]: int(row[label]) for row in rows}
-    except OSError as error:
-        raise UserError(f"cannot read labels {path}: {error.strerror}") from error
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"labels {path} must be a CSV file with a header and the columns picture "
-            f"and class, the class' place in the network's output, got "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    notes = [] if listed is None else listed.notes(names)
+    found = _Files(names, files, annotation, lambda index: file_digest(xml[index]))
+    return found.data_set(WNIDS if listed is None else (), resize, notes)
 
 
 def _sample(
     path: str | Path,
     size: int,
     resize: str,
-    boxes: Mapping[int, Sequence[Sequence[float]]],
+    annotation: Annotation[int],
+    digest: str,
 ) -> Sample:
     """The picture and its boxes at a size, and what is stored of them."""
-    if not boxes:
-        raise UserError(f"{Path(path).name} has no annotated object")
-    image = open_picture(path)
-    shape = image.height, image.width
-    stored = {
-        label: torch.tensor(boxes[label], dtype=torch.float64).reshape(-1, 4)  # (n, 4)
-        for label in sorted(boxes)
-    }
+    if not annotation.boxes:
+        marked = [f"{count} {why}" for why, count in annotation.left_out.items()]
+        but = f" but {', '.join(marked)}" if marked else ""
+        raise UserError(f"{Path(path).name} has no annotated object{but}")
+    picture = open_picture(path)
+    shape = picture.image.height, picture.image.width
+    try:
+        placed = {
+            label: place_boxes(
+                torch.tensor(annotation.boxes[label], dtype=torch.float64).view(-1, 4),
+                annotation.size,
+                picture,
+            )  # (n, 4)
+            for label in sorted(annotation.boxes)
+        }
+        pixels = resize_picture(picture.image, size, resize)
+    except UserError as error:
+        raise UserError(f"{Path(path).name}: {error}") from error
     return Sample(
-        resize_picture(image, size, resize),
-        {at: resize_boxes(rows, shape, size, resize) for at, rows in stored.items()},
-        sum(map(len, stored.values())),
-        {at: covered_share(rows, shape) for at, rows in stored.items()},
+        pixels,
+        {at: resize_boxes(rows, shape, size, resize) for at, rows in placed.items()},
+        sum(map(len, placed.values())),
+        {at: covered_share(rows, shape) for at, rows in placed.items()},
+        digest,
+        annotation.left_out,
     )

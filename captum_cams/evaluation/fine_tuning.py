@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision.transforms.v2
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from captum_cams._validation import (
@@ -23,13 +22,11 @@ from captum_cams._validation import (
     kind_of,
 )
 from captum_cams.augmentation import GroupCamBlend
-from captum_cams.evaluation.datasets import vision
-from captum_cams.evaluation.errors import UserError, brief_error
+from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
-from captum_cams.evaluation.methods import AsModule, ExplainTask, parse_method
+from captum_cams.evaluation.methods import AsModule, ExplainTask, blur_of, parse_method
 from captum_cams.evaluation.networks import Network, choose_output, load_network
-from captum_cams.evaluation.papers import FINE_TUNING, SETTINGS
-from captum_cams.evaluation.pictures import open_picture, printable, transforms
+from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.plan import library_versions, parameters_digest
 from captum_cams.evaluation.processes import one_thread, processes, seeded
 from captum_cams.evaluation.results import RUN, check_same_facts, write_run
@@ -41,15 +38,19 @@ from captum_cams.evaluation.settings import (
     optional_count,
     resolved,
 )
-from captum_cams.examples import CLASSES, shape_pictures
+from captum_cams.evaluation.training_data import (
+    PAPER,
+    PARTS,
+    Pictures,
+    TrainingData,
+    collate,
+    files_digest,
+    match_outputs,
+    open_training_data,
+)
 from captum_cams.visualization import panel
 
-v2: Any = torchvision.transforms.v2  # its types leave out what is public
-
 RUNS = {"blend": "with the blend", "control": "without the blend"}
-_PAPER: dict[str, Any] = {s.what: s.value for s in SETTINGS if s.paper == FINE_TUNING}
-_PARTS = {"train": 128, "val": 256}
-"""The parts of a data set, and how many shapes are drawn where no others are given."""
 _SHOWN = 2  # pictures whose maps are drawn
 _STATEFUL = ("model", "optimizer", "scheduler")
 _HISTORY = ("top1", "right", "maps")
@@ -102,9 +103,9 @@ def fine_tune(  # noqa: PLR0913
         out (str or Path): The folder of the results, made if missing.
         root (str or Path, optional): Holds the folders ``train`` and ``val``, each with
             a folder of pictures for each class, as torchvision's ``ImageNet`` lays them
-            out. The classes, in the order of their names, are the network's outputs.
-            Default: None, shapes that are drawn, 64 pixels wide for the network of the
-            examples
+            out. Classes are the network's outputs by name, or, where these have no
+            names, by order. Default: None, shapes that are drawn, 64 pixels wide for
+            the network of the examples
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which copies are used. Default: None,
             the network of the examples
@@ -180,7 +181,7 @@ def fine_tune(  # noqa: PLR0913
         with seeded(seed, team.device):
             network = load_network(model, weights, size=size, mean=mean, std=std)
         network.model.to(team.device)
-        data = _open(root, network.size)
+        data = open_training_data(root, network.size)
         plan = _make_plan(network, data, layer, settings, team.device)
         _begin(folder, plan.settings)
         training = [_Training(plan, name, folder, workers) for name in RUNS]
@@ -190,49 +191,11 @@ def fine_tune(  # noqa: PLR0913
     return {one.name: one.top1 for one in training}
 
 
-class _Data(NamedTuple):
-    """Pictures with the indices of their classes."""
-
-    train: Sequence[tuple[Any, int]]
-    val: Sequence[tuple[Any, int]]
-    classes: Sequence[str]
-
-
-def _open(root: str | Path | None, size: int) -> _Data:
-    if root is None:
-        # Not the seeds of the pictures that the network was trained on.
-        try:
-            drawn = [
-                shape_pictures(count, size, seed=10**8 + number)
-                for number, count in enumerate(_PARTS.values())
-            ]
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        parts = [[*zip(one.images, one.labels.tolist(), strict=True)] for one in drawn]
-        return _Data(parts[0], parts[1], CLASSES)
-    try:
-        train, val = (
-            vision.ImageFolder(Path(root) / part, loader=open_picture)
-            for part in _PARTS
-        )
-    except OSError as error:
-        raise UserError(
-            "root must hold the folders train and val, each with a folder of pictures "
-            f"for each class: {brief_error(error)}"
-        ) from error
-    if others := sorted({*train.classes} ^ {*val.classes}):
-        raise UserError(
-            f"{root}/train and {root}/val must hold the same classes, but only one of "
-            f"them has {others[0]}"
-        )
-    return _Data(train, val, train.classes)
-
-
 class _Plan(NamedTuple):
     """What both runs share."""
 
     network: Network
-    data: _Data
+    data: TrainingData
     layer: LayerInfo
     settings: Mapping[str, Any]
     device: torch.device
@@ -240,7 +203,7 @@ class _Plan(NamedTuple):
 
 def _make_plan(
     network: Network,
-    data: _Data,
+    data: TrainingData,
     layer: str | None,
     settings: Mapping[str, Any],
     device: torch.device,
@@ -250,18 +213,13 @@ def _make_plan(
     if layer is None and settings["model"] is None:
         layer = "block4"
     (found,) = find_layers(network, blank, None if layer is None else [layer])
-    if found.classes != len(data.classes):
-        raise UserError(
-            f"{network.name} has {found.classes} outputs, and there are pictures of "
-            f"{len(data.classes)} classes; give a model with one output for each, in "
-            "the order of their folders' names"
-        )
+    data = match_outputs(data, network, found.classes)
     if found.transform is not None:
         raise UserError(
             f"the blend needs a layer that gives feature maps (N, K, h, w), and "
             f"{found.name} gives them by a transform alone; name another layer"
         )
-    blend = GroupCamBlend(AsModule(network, False), found.module, settings["groups"])
+    blend = _blend(network, found.module, settings["groups"])
     try:
         blend(blank, torch.zeros(1, dtype=torch.long, device=device))
     except ValueError as error:
@@ -274,10 +232,25 @@ def _make_plan(
         "std": list(network.std),
         "device": device.type,
         "digest of the parameters": parameters_digest(network.model),
-        **{f"pictures of {part}": len(getattr(data, part)) for part in _PARTS},
+        **{f"pictures of {part}": len(getattr(data, part)) for part in PARTS},
+        **{
+            f"digest of the files of {part}": files_digest(getattr(data, part))
+            for part in PARTS
+        },
         **{f"version of {key}": value for key, value in library_versions().items()},
     }
     return _Plan(network, data, found, facts, device)
+
+
+def _blend(network: Network, layer: Module, groups: int) -> GroupCamBlend:
+    taps, sigma = blur_of(network.size)
+    return GroupCamBlend(
+        AsModule(network, False),
+        layer,
+        groups,
+        blur_kernel_size=taps,
+        blur_sigma=sigma,
+    )
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -298,52 +271,6 @@ def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
     check_same_facts(folder, before, settings)
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
-    """
-    Pictures in [0, 1] as they are tested, or as an epoch of training sees them.
-
-    Each is drawn by a seed of its own, whichever process reads it.
-    """
-
-    def __init__(
-        self, pictures: Sequence[Any], size: int, seeds: tuple[int, int] | None = None
-    ) -> None:
-        self.pictures = pictures
-        self.size = size
-        self.seeds = seeds  # of the run, and the epoch
-        self.augment = v2.Compose(
-            [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-        )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Any:
-        """The picture (3, size, size) and its class, or why there is none."""
-        try:
-            picture, label = self.pictures[index]
-        except UserError as error:
-            return error  # raised in another process, it would come with a traceback
-        if self.seeds is None:
-            side, crop = _PAPER["shorter side and crop in tests"]
-            picture = transforms.resize(picture, [round(self.size * side / crop)])
-            picture = transforms.center_crop(picture, [self.size])
-        else:
-            with seeded(hash((*self.seeds, index)), torch.device("cpu")):
-                picture = self.augment(picture)
-        image = transforms.to_image(picture).as_subclass(Tensor)
-        return transforms.to_dtype(image, torch.float32, scale=True), label
-
-
-def _collate(samples: list[Any]) -> Any:
-    """A batch of pictures and classes, or why there is none."""
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels)
-
-
 class _Training:
     """One of the runs, as far as it has come."""
 
@@ -354,19 +281,17 @@ class _Training:
         self.network = plan.network._replace(model=self.model)
         module = self.model.get_submodule(plan.layer.name)
         self.layer = plan.layer._replace(module=module)
-        self.blend = GroupCamBlend(
-            AsModule(self.network, False), module, settings["groups"]
-        )
+        self.blend = _blend(self.network, module, settings["groups"])
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             settings["learning_rate"],
-            momentum=_PAPER["momentum"],
-            weight_decay=_PAPER["weight decay"],
+            momentum=PAPER["momentum"],
+            weight_decay=PAPER["weight decay"],
         )
         self.scheduler = torch.optim.lr_scheduler.StepLR(
             self.optimizer,
-            _PAPER["epochs at a learning rate"],
-            1 / _PAPER["divisor of the learning rate"],
+            PAPER["epochs at a learning rate"],
+            1 / PAPER["divisor of the learning rate"],
         )
         self.top1: list[float] = []
         self.right = torch.empty(0)  # of each picture whether its class is found
@@ -400,7 +325,7 @@ class _Training:
     def _train(self, seeds: tuple[int, int], show: bool) -> None:
         """One epoch."""
         generator = torch.Generator().manual_seed(hash(seeds))
-        pictures = _Pictures(self.plan.data.train, self.network.size, seeds)
+        pictures = Pictures(self.plan.data.train, self.network.size, seeds)
         order = torch.randperm(len(pictures), generator=generator).tolist()
         self.model.train()
         for inputs, labels in self._batches(pictures, order, seeds[1], show):
@@ -415,7 +340,7 @@ class _Training:
         self.model.eval()
 
     def _batches(
-        self, pictures: _Pictures, order: Sequence[int], epoch: int, show: bool
+        self, pictures: Pictures, order: Sequence[int], epoch: int, show: bool
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """Normalized inputs and labels."""
         loader: Iterable[Any] = DataLoader(
@@ -423,7 +348,7 @@ class _Training:
             self.plan.settings["batch_size"],
             sampler=order,
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             generator=torch.Generator(),  # of the workers, which need none
         )
         doing = "test" if pictures.seeds is None else "training"
@@ -437,7 +362,7 @@ class _Training:
     def _finish_epoch(self, show: bool) -> None:
         """Tests the network, and keeps all that the next epoch needs."""
         epoch, last = len(self.top1), self.plan.settings["epochs"]
-        pictures = _Pictures(self.plan.data.val, self.network.size)
+        pictures = Pictures(self.plan.data.val, self.network.size)
         right = []
         with torch.no_grad():
             for inputs, labels in self._batches(
@@ -446,7 +371,7 @@ class _Training:
                 right.append(self.network.explained(inputs).argmax(1) == labels)
         self.right = torch.cat(right).float().cpu()  # (pictures,)
         self.top1.append(float(self.right.mean()))
-        if epoch % _PAPER["epochs between maps"] == 0 or epoch == last:
+        if epoch % PAPER["epochs between maps"] == 0 or epoch == last:
             images, targets = (part.to(self.plan.device) for part in _shown(self.plan))
             task = ExplainTask(self.network, self.network.normalize(images), targets)
             (maps,) = task.explain(parse_method("group-cam"), [self.layer])
@@ -470,8 +395,8 @@ def _shown(plan: _Plan) -> tuple[Tensor, Tensor]:
     """The pictures whose maps are drawn, and their classes."""
     generator = torch.Generator().manual_seed(plan.settings["seed"])
     order = torch.randperm(len(plan.data.val), generator=generator)
-    pictures = _Pictures(plan.data.val, plan.network.size)
-    batch = _collate([pictures[index] for index in order[:_SHOWN].tolist()])
+    pictures = Pictures(plan.data.val, plan.network.size)
+    batch = collate([pictures[index] for index in order[:_SHOWN].tolist()])
     if isinstance(batch, UserError):
         raise batch
     images, labels = batch
@@ -502,7 +427,7 @@ def _write(folder: Path, plan: _Plan, training: Sequence[_Training]) -> None:
 def _summary(
     plan: _Plan, training: Sequence[_Training], epochs: Sequence[Sequence[float]]
 ) -> str:
-    printed = dict(zip((0, len(epochs) - 1), _PAPER["top-1 in %"], strict=True))
+    printed = dict(zip((0, len(epochs) - 1), PAPER["top-1 in %"], strict=True))
     table = [
         f"| {epoch} | "
         + "".join(f"{100 * value:.2f} | " for value in top1)
@@ -516,7 +441,7 @@ def _summary(
     settings, sizes = plan.settings, [len(plan.data.train), len(plan.data.val)]
     differs = [
         f"{key} {settings[key] or 'none'} for {value}"
-        for key, value in _PAPER.items()
+        for key, value in PAPER.items()
         if key in settings and settings[key] != value
     ]
     return "\n".join(
@@ -526,6 +451,7 @@ def _summary(
             f"training and {sizes[1]} for the tests, of {len(plan.data.classes)} "
             "classes. Top-1 in % before the training (epoch 0) and after each epoch; "
             "the paper's are of ResNet-50 on ImageNet.\n",
+            *(f"{printable(note)}\n" for note in plan.data.notes),
             f"What differs from the paper: {', '.join(differs) or 'none known'}.\n",
             f"| epoch | {' | '.join(RUNS.values())} | printed in the paper |",
             "|---|---|---|---|",

@@ -128,6 +128,16 @@ def missing_module(name: str, method: Method, model: Module) -> str | None:
     )
 
 
+BLUR = 51, 50.0
+"""Taps and sigma of the paper's blur (Group-CAM, authors' code), for 224 pixels."""
+
+
+def blur_of(side: int) -> tuple[int, float]:
+    """The paper's blur, narrower in proportion where a side is too short for it."""
+    taps = min(BLUR[0], 2 * side - 1)
+    return taps, BLUR[1] * taps / BLUR[0]
+
+
 class AsModule(Module):
     """A network's explained outputs as a module, which some of Captum's want."""
 
@@ -210,6 +220,9 @@ class ExplainTask(NamedTuple):
         network = self.network
         if "confidence_func" in method.arguments and not network.measures_explained:
             options["confidence_func"] = network.to_measured
+        if "blur_kernel_size" in method.arguments:
+            blur = blur_of(min(self.inputs.shape[2:]))
+            options |= dict(zip(("blur_kernel_size", "blur_sigma"), blur, strict=True))
         options |= method.defaults
         options |= {key: self.colors[color] for key, color in method.colors.items()}
         options |= {} if method.seed_arguments is None else method.seed_arguments(seed)

@@ -16,7 +16,7 @@ from torch import Tensor
 from captum_cams import metrics
 from captum_cams.baselines import blurred
 from captum_cams.evaluation.errors import UserError, closest_names
-from captum_cams.evaluation.methods import ExplainTask
+from captum_cams.evaluation.methods import ExplainTask, blur_of
 from captum_cams.evaluation.records import Explained, Run, Value
 from captum_cams.metrics._faithfulness import Examples, check_examples
 from captum_cams.metrics._metric import resized
@@ -109,7 +109,9 @@ class Measured:
     @cached_property
     def curves(self) -> tuple[Tensor, Tensor]:
         """Of deletion and insertion, see the two below."""
-        examples = self._examples(blurred(self.task.inputs))
+        inputs = self.task.inputs
+        hidden = blurred(inputs, *blur_of(min(inputs.shape[2:])))
+        examples = self._examples(hidden)
         deletion, insertion = curves(examples, CURVE_STEPS, [False, True])
         return deletion, insertion
 
@@ -297,8 +299,10 @@ METRICS: dict[str, Metric] = {
     ),
     # J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", 2016
     "pointing_game(tolerance=15)": Metric(
-        "pointing game of Zhang et al., 15 pixels",
-        lambda m: m.by_boxes(metrics.pointing_game, tolerance=15), True,
+        "pointing game of Zhang et al., 15 of 224 pixels",
+        lambda m: m.by_boxes(
+            metrics.pointing_game, tolerance=15 * m.maps.shape[-1] / 224
+        ), True,
         needs_boxes=True, **_area_of,
     ),
     **{

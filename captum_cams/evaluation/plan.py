@@ -17,11 +17,14 @@ from torch.nn import Module, Sequential
 from captum_cams import __version__
 from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
+from captum_cams.evaluation.class_names import Matched, match_classes
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import (
+    BLUR,
     MethodSpec,
+    blur_of,
     check_transforms,
     missing_module,
     parse_method,
@@ -108,10 +111,17 @@ def make_plan(
         check_transforms(spec, found)
         _check_channels(spec, channels)
     indices = _indices(len(data.names), settings)
+    matched = Matched([])
+    if data.classes:
+        wnids: Sequence[str] = getattr(network, "wnids", ())
+        named = network.classes if len(network.classes) == found[0].classes else ()
+        matched = match_classes(
+            data.classes, named, wnids, found[0].classes, network.name
+        )
     return Plan(
         network=network,
         data=data,
-        targets=_targets(data, network, found[0].classes),
+        targets=matched.outputs,
         layers=found,
         specs=specs,
         asked=asked,
@@ -121,7 +131,26 @@ def make_plan(
         target=settings.target,
         seed=settings.seed,
         device=device,
-        run=_run(network, found, asked, settings, device, len(indices)),
+        run=_run(
+            network,
+            found,
+            asked,
+            settings,
+            device,
+            pictures=[data.names[index] for index in indices],
+            shown=[*data.classes],
+            notes=[*data.notes, *filter(None, [matched.note, _blur_note(network)])],
+        ),
+    )
+
+
+def _blur_note(network: Network) -> str:
+    taps, sigma = blur_of(network.size)
+    if taps == BLUR[0]:
+        return ""
+    return (
+        f"Pictures of {network.size} pixels are blurred by {taps} taps and a sigma of "
+        f"{sigma:.3g}, as the paper's {BLUR[0]} taps do not fit into them."
     )
 
 
@@ -152,7 +181,10 @@ def _run(
     asked: Asked,
     settings: Settings,
     device: torch.device,
-    pictures: int,
+    *,
+    pictures: list[str],
+    shown: list[str],
+    notes: list[str],
 ) -> Run:
     """What ``run.json`` will hold."""
     named = len(network.classes) == layers[0].classes
@@ -173,6 +205,8 @@ def _run(
         },
         network=network.name,
         pictures=pictures,
+        shown=shown,
+        notes=notes,
         methods={name: [*of] for name, of in asked.items()},
         metrics={
             name: [*dict.fromkeys(itertools.chain(*of.values()))]
@@ -326,26 +360,3 @@ def _stages(model: Module) -> list[str]:
         for name, part in reversed(found.items())
         if any(True for _ in part.parameters())
     ]
-
-
-def _targets(data: DataSet, network: Network, outputs: int) -> list[int | None]:
-    """Matches classes and outputs by order where they are as many, else by name."""
-    if not data.classes:
-        return []
-    if len(data.classes) == outputs:
-        return list(range(outputs))
-
-    def key(name: str) -> str:
-        return name.lower().replace("_", " ").replace("-", " ")
-
-    # Names that differ in case alone are two classes: exact ones come first.
-    exact = {name: output for output, name in enumerate(network.classes)}
-    alike = {key(name): output for output, name in enumerate(network.classes)}
-    found = [exact.get(name, alike.get(key(name))) for name in data.classes]
-    if all(output is None for output in found):
-        raise UserError(
-            f"{network.name} has {outputs} outputs, the data set {len(data.classes)} "
-            f"classes such as {data.classes[0]!r}, and no name in common; give a model "
-            "with one output for each class, in the same order"
-        )
-    return found

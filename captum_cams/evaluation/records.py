@@ -23,7 +23,7 @@ sweep, is absent, not null.
 
 from typing import TypeAlias, TypedDict, final
 
-FORMAT = 2
+FORMAT = 3
 """The version of all this; other versions cannot be read, and must not go on."""
 
 Value: TypeAlias = float | list[float | None] | None
@@ -37,6 +37,10 @@ class Explained(TypedDict):
     """The picture's index in the data set."""
     picture: str
     """Its file's name, for people."""
+    digest: str
+    """Of the picture's file and its annotation."""
+    left_out: dict[str, int]
+    """Boxes of the annotation that are not used, by the reason."""
     target: int
     """The explained class, an index of the model's output. A picture may have several
     (VOC, COCO), each with records of its own."""
@@ -67,6 +71,8 @@ class Unused(TypedDict):
 
     index: int
     picture: str
+    digest: str
+    left_out: dict[str, int]
     protocols: list[str]
     """Empty."""
 
@@ -77,6 +83,7 @@ class Skipped(TypedDict):
 
     index: int
     picture: str
+    digest: str
     skipped: str
     """One sentence: why."""
 
@@ -85,7 +92,10 @@ Record: TypeAlias = Explained | Unused | Skipped
 
 
 class Run(TypedDict):
-    """What ``run.json`` holds: all but `started` must stay when a run goes on."""
+    """
+    What ``run.json`` holds: all but `notes` and `started` must stay when a run goes
+    on.
+    """
 
     format: int
     """Of the records: :data:`FORMAT`."""
@@ -95,8 +105,13 @@ class Run(TypedDict):
     what the files held."""
     network: str
     """The model's name, for headings."""
-    pictures: int
-    """How many the data set has (after ``limit``)."""
+    pictures: list[str]
+    """The names of those of the data set (after ``limit``), in their order."""
+    shown: list[str]
+    """The data set's classes; empty where they are the model's outputs."""
+    notes: list[str]
+    """Sentences on what the data set left out, and on how its classes were matched with
+    the model's outputs."""
     methods: dict[str, list[str]]
     """For each protocol of the run its methods, ablations last, in the order of the
     tables."""

@@ -1,8 +1,9 @@
 """Files of results: written batch by batch, cut back after a kill, read in order."""
 
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -117,7 +118,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     if "batch" in record:
         return record if type(record["batch"]) is int else None
-    wanted = {"index": int, "picture": str}
+    wanted = {"index": int, "picture": str, "digest": str}
     fits = all(isinstance(record.get(key), kind) for key, kind in wanted.items())
     return record if fits and ("skipped" in record or "protocols" in record) else None
 
@@ -187,9 +188,45 @@ def check_same_facts(
     for name in {**now, **before}:
         old, new = before.get(name), now.get(name)
         if old != new:
+            name, old, new = _first_difference(name, old, new)
             raise UserError(
                 f"{folder} holds a run with {name} {_shown(old)}, which now is "
                 f"{_shown(new)}; give what it was, or write to another folder"
+            )
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Of the pictures, which may be many, the first that differs, with its place."""
+    if name == "pictures":
+        pairs = enumerate(itertools.zip_longest(old, new), start=1)
+        at, (was, now) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+        return f"{name} (number {at})", was, now
+    return name, old, new
+
+
+def check_same_pictures(
+    folder: Path, records: Iterable[Record], digest: Callable[[int], str]
+) -> None:
+    """
+    Whether the pictures that a run has results of are still the same.
+
+    Args:
+        folder (Path): Of the results.
+        records (iterable of Record): The results.
+        digest (Callable): Of the picture of an index and its annotation, as they are.
+
+    Raises:
+        UserError: With the first picture that differs.
+    """
+    last = -1
+    for record in records:
+        if record["index"] == last:
+            continue
+        last = record["index"]
+        if digest(last) != record["digest"]:
+            raise UserError(
+                f"{folder} holds results of {record['picture']}, whose file or "
+                "annotation has changed since; put it back, or write to another folder"
             )
 
 
@@ -199,7 +236,7 @@ def _fixed_facts(run: Run) -> dict[str, object]:
     others = {
         "methods by protocol" if key == "methods" else key: value
         for key, value in run.items()
-        if key not in ("settings", "versions", "started")
+        if key not in ("settings", "versions", "notes", "started")
     }
     # What JSON makes of tuples counts as the same.
     facts: dict[str, object] = json.loads(

@@ -27,6 +27,7 @@ from captum_cams.evaluation.processes import Team, one_thread, processes, seeded
 from captum_cams.evaluation.results import (
     Records,
     Writer,
+    check_same_pictures,
     check_same_run,
     drop_unfinished,
     write_run,
@@ -261,8 +262,9 @@ def _run(plan: Plan, folder: Path, team: Team, show_progress: bool) -> Records:
             write_run(folder, plan.run)
         drop_unfinished(folder)
     team.wait()
-    done = Records(folder).extents
-    todo = [batch for batch in range(plan.batches) if batch not in done]
+    done = Records(folder)
+    check_same_pictures(folder, done, plan.data.digest)
+    todo = [batch for batch in range(plan.batches) if batch not in done.extents]
     team.wait()  # nobody writes before everybody has looked
     _work(plan, folder, todo[team.rank :: team.size], team, show_progress)
     team.wait()

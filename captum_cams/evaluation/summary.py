@@ -120,6 +120,7 @@ class Summary:
         self.run = run
         self.read = 0
         self.skipped: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         self.pictures = dict.fromkeys(run["methods"], 0)
         self.targets = dict.fromkeys(run["methods"], 0)
         self._layouts = {
@@ -146,7 +147,9 @@ class Summary:
                 self.skipped[record["skipped"]] += 1
                 continue
             index = record["index"]
-            self.read += index != last
+            if index != last:
+                self.read += 1
+                self.left_out.update(record["left_out"])
             last = index
             if "method" not in record:
                 continue

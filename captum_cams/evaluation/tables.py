@@ -350,8 +350,9 @@ def picture_counts(summary: Summary) -> list[str]:
     """What became of the pictures, in sentences."""
     run = summary.run
     skipped = summary.skipped.total()
-    lines = [f"{summary.read} of {run['pictures']} pictures read, {skipped} skipped."]
-    left = run["pictures"] - summary.read - skipped
+    pictures = len(run["pictures"])
+    lines = [f"{summary.read} of {pictures} pictures read, {skipped} skipped."]
+    left = pictures - summary.read - skipped
     if left:
         lines.append(f"Not reached: {left}; the run is not finished.")
     # The most frequent first, then by the alphabet.
@@ -360,6 +361,11 @@ def picture_counts(summary: Summary) -> list[str]:
     if len(reasons) > _MOST_REASONS:
         others = sum(number for _, number in reasons[_MOST_REASONS:])
         lines.append(f"Skipped, {others}: other reasons, in results-*.jsonl.")
+    lines += [
+        f"Boxes left out, {number}: {why}."
+        for why, number in sorted(summary.left_out.items())
+    ]
+    lines += run["notes"]
     if run["settings"].get("preset") in PRESETS:
         lines.append(_differs_from_paper(run))
     for protocol, number in summary.pictures.items():
