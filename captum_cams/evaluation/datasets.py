@@ -310,7 +310,7 @@ def _imagenet(root: Path, labels: str | Path | None, resize: str) -> DataSet:
     base = root / "ILSVRC" if (root / "ILSVRC").is_dir() else root
     pictures = base / "Data/CLS-LOC/val"
     annotations = base / "Annotations/CLS-LOC/val"
-    files = sorted(pictures.glob("*.JPEG"))
+    files = sorted(pictures.glob("[!.]*.JPEG"))
     if not files:
         raise UserError(f"dataset imagenet needs {pictures}/*.JPEG, and finds none")
     names = [path.name for path in files]
@@ -330,6 +330,8 @@ def _imagenet(root: Path, labels: str | Path | None, resize: str) -> DataSet:
         return Annotation({label: edges}, read.size, read.left_out)
 
     notes = [] if listed is None else listed.notes(names)
+    if others := sum(1 for _ in pictures.iterdir()) - len(files):
+        notes.append(f"Other files than *.JPEG among the pictures: {others}, left out.")
     found = _Files(names, files, annotation, lambda index: file_digest(xml[index]))
     return found.data_set(WNIDS if listed is None else (), resize, notes)
 
