@@ -12,7 +12,7 @@ from torchvision import models, transforms
 
 from captum_cams.evaluation import batches, evaluate, pictures
 from captum_cams.evaluation.annotations import read_annotation
-from captum_cams.evaluation.class_names import WNIDS, match_classes
+from captum_cams.evaluation.class_matching import WNIDS, match_classes
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.pictures import (
     RESIZE,

@@ -25,7 +25,7 @@ from captum_cams.evaluation.annotations import (
     positive_size,
     read_annotation,
 )
-from captum_cams.evaluation.class_names import WNIDS
+from captum_cams.evaluation.class_matching import WNIDS
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.folders import class_folders
 from captum_cams.evaluation.labels import read_labels

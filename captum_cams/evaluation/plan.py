@@ -17,7 +17,7 @@ from torch.nn import Module, Sequential
 from captum_cams import __version__
 from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
-from captum_cams.evaluation.class_names import Matched, match_classes
+from captum_cams.evaluation.class_matching import Matched, match_classes
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers

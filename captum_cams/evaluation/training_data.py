@@ -10,7 +10,7 @@ import torchvision.transforms.v2
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_cams.evaluation.class_names import match_classes
+from captum_cams.evaluation.class_matching import match_classes
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.folders import class_folders
 from captum_cams.evaluation.networks import Network
