@@ -302,9 +302,9 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
     add(
         "--weights",
         metavar="FILE|NAME",
-        help="a file with the model's state dict, or those that torchvision downloads "
-        "by their name, such as DEFAULT or IMAGENET1K_V1 (default: as the model is "
-        "built)",
+        help="a file with the model's state dict, of torch.save or safetensors, alone "
+        "or in a checkpoint, or those that torchvision downloads by their name, such "
+        "as DEFAULT or IMAGENET1K_V1 (default: as the model is built)",
     )
     add(
         "--size",

@@ -24,6 +24,7 @@ from tests.methods import WITH_LAYER
 
 METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 USER_CODE = """
+import warnings
 import torch
 from torch import nn
 
@@ -51,6 +52,21 @@ def smooth():
 
 def number():
     return 3
+
+def traced():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(build(), torch.rand(1, 3, 32, 32))
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(build())
+
+def nan():
+    model = build()
+    torch.nn.init.constant_(model[0].bias, torch.nan)
+    return model
 
 def broken():
     raise KeyError("no such thing")
@@ -453,11 +469,14 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         ),
         (["explain", *RESNET, "--weights", "missing.pt"], "missing.pt: No such file"),
         (["explain", *RESNET, "--weights", "noise.bin"], "noise.bin: not a state dict"),
-        (["explain", *RESNET, "--weights", "list.pt"], "must hold a state dict alone"),
+        (
+            ["explain", *RESNET, "--weights", "list.pt"],
+            "must hold a state dict, alone or under",
+        ),
         (
             ["explain", *RESNET, "--weights", "other.pt"],
-            "do not fit resnet18: RuntimeError: Error(s) in loading state_dict for "
-            'ResNet: Missing key(s) in state_dict: "conv1.weight"',
+            "do not fit resnet18: the state dict lacks conv1.weight and 121 more, adds "
+            "weight",
         ),
         (
             ["explain", "picture.png", "--weights", "DEFAULT"],
@@ -493,6 +512,9 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *USER, "user_code:nothing"], "has no attribute 'nothing'"),
         (["explain", *USER, "user_code:number"], "must be or return a torch.nn.Module"),
         (["explain", *USER, "user_code:broken"], "KeyError: 'no such thing'"),
+        (["explain", *USER, "user_code:traced"], "that torch.jit traced or scripted;"),
+        (["explain", *USER, "user_code:scripted"], "give the module that it was made"),
+        (["explain", *USER, "user_code:nan"], "must be finite, got NaN or infinity in"),
         (["explain", *USER, "user_code:pair"], "one row of class scores a picture"),
         (["explain", *USER, "user_code:flat"], "no layer with spatial output"),
         (

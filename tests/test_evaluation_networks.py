@@ -90,7 +90,7 @@ def test_weights_of_torchvision_by_their_name(name, number, monkeypatch):
     assert network.size == weights.transforms().crop_size[0]
     with pytest.raises(UserError, match="cannot read weights IMAGENET1K_V3: No such"):
         load_network("efficientnet_b1", "IMAGENET1K_V3")
-    assert asked[1] is None
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

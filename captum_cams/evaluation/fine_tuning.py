@@ -108,9 +108,9 @@ def fine_tune(  # noqa: PLR0913
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which copies are used. Default: None,
             the network of the examples
-        weights (str or Path, optional): A file with the model's state dict, or
-            torchvision's by their name, such as ``"IMAGENET1K_V1"``. Default: None, as
-            the model is built
+        weights (str or Path, optional): A file with the model's state dict, as of
+            :func:`evaluate`, or torchvision's by their name, such as
+            ``"IMAGENET1K_V1"``. Default: None, as the model is built
         layer (str, optional): Dotted name of the layer that gives the masks. Default:
             None, the last one that can give feature maps of the pictures; of the
             network of the examples ``block4``

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,12 @@ import torchvision
 from torch import Tensor
 from torch.nn import Module
 
+from captum_cams.evaluation.checkpoints import (
+    StateDict,
+    check_finite,
+    load_weights,
+    read_state_dicts,
+)
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
 from captum_cams.evaluation.user_code import import_object, parse_call
 from captum_cams.examples import CLASSES, shapes_model
@@ -324,40 +332,52 @@ def load_network(
         UserError: If there is no such model or file, or the two do not match.
     """
     if isinstance(model, str) and ":" not in model:
-        network, weights = _torchvision_network(model, weights)
+        network = _torchvision_network(model, weights)
     elif weights == "DEFAULT":
         raise UserError("weights DEFAULT is for torchvision's models; give a file")
-    elif model is None:
-        network = Network("the example network", shapes_model(), CLASSES, size=128)
-    elif isinstance(model, str):
-        network = _user_network(model)
     else:
-        network = Network(type(model).__name__, copy.deepcopy(model))
-    if weights is not None:
-        _load_weights(network, str(weights))
+        network = _other_network(model)
+        if weights is not None:
+            path = str(weights)
+            load_weights(network.model, read_state_dicts(path), path, network.name)
     network.model.float().eval()
+    own = f"weights of {network.name}"
+    check_finite(network.model, own if weights is None else f"weights {weights}")
     given: dict[str, Any] = {"size": size, "mean": mean, "std": std}
     return network._replace(**{key: v for key, v in given.items() if v is not None})
 
 
-def _user_network(name: str) -> Network:
-    try:
-        built = import_object(name)
-        model = copy.deepcopy(built) if isinstance(built, Module) else built()
-    except Exception as error:  # the user's own code
-        raise UserError(f"cannot build model {name}: {brief_error(error)}") from error
-    if not isinstance(model, Module):
+def _other_network(model: str | Module | None) -> Network:
+    """That of the examples, or one of the user's."""
+    if model is None:
+        return Network("the example network", shapes_model(), CLASSES, size=128)
+    name = model if isinstance(model, str) else type(model).__name__
+    built: object = _built(model) if isinstance(model, str) else model
+    if not isinstance(built, Module):
         raise UserError(
             f"model {name} must be or return a torch.nn.Module, got "
-            f"{type(model).__name__}"
+            f"{type(built).__name__}"
         )
-    return Network(name, model)
+    if isinstance(built, torch.jit.ScriptModule):
+        raise UserError(
+            f"model {name} must have layers that can be hooked, got a model that "
+            "torch.jit traced or scripted; give the module that it was made of"
+        )
+    # Weights are loaded in the precision that the network computes in.
+    return Network(name, copy.deepcopy(built).float())
 
 
-def _torchvision_network(
-    name: str, weights: str | Path | None
-) -> tuple[Network, str | Path | None]:
-    """The network, and the file of weights that are still to be loaded."""
+def _built(name: str) -> object:
+    """What ``module:callable`` is or returns."""
+    try:
+        found = import_object(name)
+        return found if isinstance(found, Module) else found()
+    except Exception as error:  # the user's own code
+        raise UserError(f"cannot build model {name}: {brief_error(error)}") from error
+
+
+def _torchvision_network(name: str, weights: str | Path | None) -> Network:
+    """One of torchvision's, with its own weights or those of a file."""
     known = models.list_models(module=models)
     if name.lower() not in known:
         raise UserError(
@@ -365,8 +385,11 @@ def _torchvision_network(
         )
     known_weights = models.get_model_weights(name)
     chosen = known_weights.__members__.get(str(weights))
+    path = None if weights is None or chosen is not None else str(weights)
+    states = {} if path is None else read_state_dicts(path)
+    arguments = _arguments_of_weights(name, states) if states else {}
     try:
-        model = models.get_model(name, weights=chosen)
+        model = models.get_model(name, weights=chosen, **arguments)
     except (OSError, RuntimeError) as error:  # no network, or a broken file
         raise UserError(
             f"cannot download the weights of {name}: {brief_error(error)}"
@@ -377,34 +400,32 @@ def _torchvision_network(
         name,
         model,
         of.meta["categories"],
-        wanted.crop_size[0],
-        wanted.mean,
-        wanted.std,
+        # Vision transformers take pictures of one size alone.
+        size=getattr(model, "image_size", wanted.crop_size[0]),
+        mean=wanted.mean,
+        std=wanted.std,
     )
-    return network, weights if chosen is None else None
+    if path is not None:
+        load_weights(model, states, path, name)
+        if isinstance(model, models.GoogLeNet):
+            # As torchvision leaves it, whether the file holds these heads or not.
+            model.aux_logits, model.aux1, model.aux2 = False, None, None
+    return network
 
 
-def _load_weights(network: Network, path: str) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises all kinds
-        reason = (
-            getattr(error, "strerror", None) or "not a state dict saved by torch.save"
-        )
-        raise UserError(f"cannot read weights {path}: {reason}") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise UserError(
-            f"weights {path} must hold a state dict alone, as of "
-            "torch.save(model.state_dict(), ...)"
-        )
-    try:
-        network.model.load_state_dict(state)  # casts to the model's dtype
-    except RuntimeError as error:
-        raise UserError(
-            f"weights {path} do not fit {network.name}: {brief_error(error)}"
-        ) from error
+def _arguments_of_weights(name: str, states: Mapping[str, StateDict]) -> dict[str, Any]:
+    """The arguments that torchvision's builder sets where it loads such weights."""
+    held = {key: value for state in states.values() for key, value in state.items()}
+    if name.lower() in ("googlenet", "inception_v3"):
+        heads = any(re.search(r"\b(aux1|AuxLogits)\.", key) for key in held)
+        return {"transform_input": True, "init_weights": False, "aux_logits": heads}
+    if name.lower().startswith("vit_"):
+        side = int(name.rpartition("_")[2])  # of a patch
+        for key, value in held.items():
+            if key.endswith("encoder.pos_embedding") and value.dim() == 3:
+                # One position is that of the class token.
+                return {"image_size": side * math.isqrt(value.shape[1] - 1)}
+    return {}
 
 
 _UNKNOWN_RESHAPE = (

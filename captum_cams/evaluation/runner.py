@@ -101,9 +101,10 @@ def evaluate(  # noqa: PLR0913, PLR0917
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which a copy is used. Default: None,
             the network of the examples
-        weights (str or Path, optional): A file with the model's state dict, or
-            torchvision's by their name, such as ``"DEFAULT"``. Default: None, as the
-            model is built
+        weights (str or Path, optional): A file with the model's state dict, of
+            `torch.save` or safetensors, alone or under a key such as ``state_dict``,
+            its names with or without ``module.`` or another prefix; or torchvision's by
+            their name, such as ``"DEFAULT"``. Default: None, as the model is built
         layers (sequence of str, optional): Dotted names, or one. Default: None, the
             last layer that can give feature maps of the pictures and on whose positions
             the scores depend; of the network of the examples ``block4``
