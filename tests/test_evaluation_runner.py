@@ -389,6 +389,30 @@ def test_other_weights_are_refused(unbroken, monkeypatch):
         evaluate("out", root="data", protocol="group-cam", **CUT)
 
 
+@pytest.mark.parametrize(
+    ("gain", "remembered"), [(1.0, True), (1 + 1e-5, True), (1.3, False)]
+)
+def test_another_model_of_the_same_weights_is_refused(
+    unbroken, no_report, monkeypatch, gain, remembered
+):
+    """But not one that rounds otherwise, as on other threads and machines."""
+    monkeypatch.chdir(unbroken)
+
+    def build(*_, load=runner.load_network, **more):
+        network = load(*_, **more)
+        network.model[0].register_forward_hook(lambda _, __, found: gain * found)
+        return network
+
+    monkeypatch.setattr(runner, "load_network", build)
+    arguments = {"root": "data", "protocol": "group-cam", **CUT}
+    if remembered:
+        evaluate("out", **arguments)
+        return
+    words = r"out holds a run of a model that computes something else: its first outputs for noise were \[0"
+    with pytest.raises(ValueError, match=words):
+        evaluate("out", **arguments)
+
+
 def changed(network):
     with torch.no_grad():
         next(network.model.parameters()).add_(1)
@@ -739,6 +763,37 @@ def test_a_network_of_several_labels(tmp_path, no_report, pictures):
     for explain in ("sigmoid", "model"):
         found = evaluate(explain, explain=explain, **chosen)
         assert [r["values"] for r in found if "values" in r] == wanted
+
+
+ODD = """
+from evaluated_net import build as trained, nn, torch
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = trained()
+
+    def forward(self, x):
+        y = self.part(x)
+        low, high = torch.aminmax(x.flatten(1), dim=1, keepdim=True)
+        bright = (low > 0.5) & (high <= 1)
+        return torch.where(bright, y, y.softmax(1))
+"""
+
+
+def test_a_misread_model_ends_the_run(tmp_path, no_report, pictures):
+    """And is no reason to skip the pictures that tell of it."""
+    (tmp_path / "odd_net.py").write_text(ODD)
+    Image.new("RGB", (64, 64), (250, 200, 180)).save(pictures / "b/white.png")
+    chosen = QUICK | {"methods": ["grad-cam"], "protocol": "group-cam"}
+    chosen |= {"root": pictures, "model": "odd_net:Odd", "layers": ["part.1"]}
+    words = "odd_net:Odd's outputs for noise are probabilities that add up to 1, but"
+    with pytest.raises(ValueError, match=words):
+        evaluate("out", **chosen)
+    assert "white.png" not in Path("out/results-0.jsonl").read_text()
+    records = evaluate("model", explain="model", **chosen)
+    assert records.run["settings"]["model gives"] == "shares"
+    assert "b/white.png" in {r["picture"] for r in records if "values" in r}
 
 
 def test_the_predicted_class_is_explained(tmp_path, no_report, pictures):

@@ -27,12 +27,17 @@ from captum_cams.evaluation.datasets import vision
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import AsModule, ExplainTask, parse_method
-from captum_cams.evaluation.networks import Network, choose_output, load_network
+from captum_cams.evaluation.networks import (
+    Network,
+    choose_output,
+    load_network,
+    probe_output,
+)
 from captum_cams.evaluation.papers import FINE_TUNING, SETTINGS
 from captum_cams.evaluation.pictures import open_picture, printable, transforms
 from captum_cams.evaluation.plan import library_versions, parameters_digest
 from captum_cams.evaluation.processes import one_thread, processes, seeded
-from captum_cams.evaluation.results import RUN, check_same_facts, write_run
+from captum_cams.evaluation.results import PROBE, RUN, check_same_facts, write_run
 from captum_cams.evaluation.settings import (
     check_colors,
     check_file,
@@ -274,6 +279,8 @@ def _make_plan(
         "std": list(network.std),
         "device": device.type,
         "digest of the parameters": parameters_digest(network.model),
+        "model gives": network.given,
+        PROBE: probe_output(network, blank),
         **{f"pictures of {part}": len(getattr(data, part)) for part in _PARTS},
         **{f"version of {key}": value for key, value in library_versions().items()},
     }

@@ -22,23 +22,29 @@ from captum_cams.evaluation.checkpoints import (
     read_state_dicts,
 )
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
+from captum_cams.evaluation.outputs import (
+    ENDS,
+    MISFITS,
+    NO_LOGITS,
+    OUTPUTS,
+    agree,
+    check_given,
+    class_scores,
+    describe_output,
+    softmax,
+    unchanged,
+    what_is_given,
+)
+from captum_cams.evaluation.processes import seeded
 from captum_cams.evaluation.user_code import import_object, parse_call
 from captum_cams.examples import CLASSES, shapes_model
 from captum_cams.reshape import Transform, channels_last, vit_tokens
 
 models: Any = torchvision.models  # its types leave out what is public
 
-
 EXPLAIN = ("probabilities", "logits", "sigmoid", "model")
 """The outputs that can be explained, see :func:`choose_output`."""
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    return scores.softmax(1)
-
-
-def _unchanged(scores: Tensor) -> Tensor:
-    return scores
+_PROBED = 8  # outputs that tell a model from another one
 
 
 class Network(NamedTuple):
@@ -50,12 +56,17 @@ class Network(NamedTuple):
     size: int = 224
     mean: Sequence[float] = (0, 0, 0)
     std: Sequence[float] = (1, 1, 1)
-    to_explained: Callable[[Tensor], Tensor] = _softmax
+    to_explained: Callable[[Tensor], Tensor] = softmax
     """Makes the outputs that are explained of what the model gives."""
-    to_measured: Callable[[Tensor], Tensor] = _softmax
+    to_measured: Callable[[Tensor], Tensor] = softmax
     """Makes the confidences that metrics measure of what the model gives."""
     explains_probabilities: bool = True
     """Whether the explained outputs are probabilities, which have a logarithm."""
+    given: str = "scores"
+    """What the model gave when the outputs were chosen: ``scores``, ``shares`` that add
+    up to 1, or each by itself in [0, 1], as of a ``sigmoid``."""
+    is_checked: bool = False
+    """Whether :meth:`forward` stops where the model gives something else."""
 
     def explained(self, inputs: Tensor) -> Tensor:
         """The outputs that are explained, (N, classes)."""
@@ -75,11 +86,15 @@ class Network(NamedTuple):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The confidences that are measured, (N, classes)."""
-        return self.to_measured(self.scores(self.model(inputs)))
+        outputs = self.scores(self.model(inputs))
+        # Not of explained outputs, too: a GPU would wait for each pass of a method.
+        if self.is_checked:
+            check_given(self.name, outputs, self.given)
+        return self.to_measured(outputs)
 
     def scores(self, outputs: Any) -> Tensor:
         """The class scores in the model's output, (N, classes)."""
-        found = _class_scores(outputs)
+        found = class_scores(outputs)
         if found is None or found.dim() != 2:
             came = describe_output(outputs if found is None else found)
             raise UserError(
@@ -101,47 +116,6 @@ class Network(NamedTuple):
             "black": self.normalize(torch.zeros_like(images[:1])),
             "white": self.normalize(torch.ones_like(images[:1])),
         }
-
-
-def are_shares(outputs: Tensor) -> bool:
-    """Whether rows of outputs, (N, classes), are probabilities that add up to 1."""
-    sums = outputs.detach().sum(1)
-    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums))
-
-
-# For what is to be explained and what the model gives: what makes the explained outputs
-# of the model's, and what makes the measured ones. Other pairs do not fit.
-_OUTPUTS: dict[tuple[str, str], tuple[Callable[[Tensor], Tensor], ...]] = {
-    ("probabilities", "scores"): (_softmax, _softmax),
-    ("probabilities", "shares"): (_unchanged, _unchanged),
-    ("sigmoid", "scores"): (torch.sigmoid, torch.sigmoid),
-    ("sigmoid", "sigmoid"): (_unchanged, _unchanged),
-    ("logits", "scores"): (_unchanged, _softmax),
-    # The module that turned them into probabilities is taken out of the model.
-    ("logits", "shares"): (_unchanged, _softmax),
-    ("logits", "sigmoid"): (_unchanged, torch.sigmoid),
-    ("model", "scores"): (_unchanged, _unchanged),
-    ("model", "shares"): (_unchanged, _unchanged),
-    ("model", "sigmoid"): (_unchanged, _unchanged),
-}
-_MISFITS = {
-    ("probabilities", "sigmoid"): "--explain probabilities needs class scores, or "
-    "probabilities that add up to 1, but {}'s outputs lie in [0, 1] without adding up "
-    "to 1, as those of a sigmoid; choose --explain sigmoid or --explain model, which "
-    "take them as they are",
-    ("sigmoid", "shares"): "--explain sigmoid needs scores of classes that do not "
-    "exclude each other, but {}'s outputs are probabilities that add up to 1; choose "
-    "--explain probabilities or --explain model, which take them as they are",
-}
-_NO_LOGITS = (
-    "--explain logits needs class scores, but {}'s outputs are probabilities already, "
-    "and it has no module {} at its end that can be taken out; choose --explain {}, or "
-    "give the model without its last step"
-)
-_ENDS: dict[str, tuple[type[Module], Callable[[Tensor], Tensor]]] = {
-    "shares": (torch.nn.Softmax, _softmax),
-    "sigmoid": (torch.nn.Sigmoid, torch.sigmoid),
-}
 
 
 def choose_output(network: Network, explain: str, images: Tensor) -> Network:
@@ -167,13 +141,13 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
     """
     _store_channels_last(network, images)
     probes = _probes(network, images)
-    given = _what_is_given([outputs for _, outputs in probes])
-    if (explain, given) in _MISFITS:
-        raise UserError(_MISFITS[explain, given].format(network.name))
+    given = what_is_given([outputs for _, outputs in probes])
+    if (explain, given) in MISFITS:
+        raise UserError(MISFITS[explain, given].format(network.name))
     if explain == "logits" and given != "scores":
         _take_out_end(network, given, probes)
-    explained, measured = _OUTPUTS[explain, given]
-    if _softmax in (explained, measured) and probes[0][1].shape[1] < 2:
+    explained, measured = OUTPUTS[explain, given]
+    if softmax in (explained, measured) and probes[0][1].shape[1] < 2:
         raise UserError(
             f"{network.name} must give two or more class scores a picture, got one, "
             "whose share of all is always 1; choose --explain sigmoid, or --explain "
@@ -183,8 +157,32 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
         to_explained=explained,
         to_measured=measured,
         explains_probabilities=explain != "logits"
-        and (explained is not _unchanged or given != "scores"),
+        and (explained is not unchanged or given != "scores"),
+        given=given,
+        is_checked=explain in ("probabilities", "sigmoid") and given != "scores",
     )
+
+
+def probe_output(network: Network, images: Tensor) -> list[float | None]:
+    """
+    The first outputs that are explained, at noise that is always the same.
+
+    Another model differs in them where its weights are the same. None stands for NaN
+    and infinity.
+
+    Args:
+        network (Network): With its outputs chosen.
+        images (Tensor): A picture, (1, 3, H, W), for its size and device.
+    """
+    with torch.no_grad(), seeded(0, images.device):
+        outputs = network.explained(_noise(network, images))[0, :_PROBED].tolist()
+    return [value if math.isfinite(value) else None for value in outputs]
+
+
+def _noise(network: Network, images: Tensor) -> Tensor:
+    """A picture of noise, normalized."""
+    generator = torch.Generator().manual_seed(0)
+    return network.normalize(torch.rand(images.shape, generator=generator).to(images))
 
 
 def _store_channels_last(network: Network, images: Tensor) -> None:
@@ -212,8 +210,7 @@ def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     They are noise as strong as a picture, and much stronger, which scores follow.
     """
-    generator = torch.Generator().manual_seed(0)
-    noise = network.normalize(torch.rand(images.shape, generator=generator).to(images))
+    noise = _noise(network, images)
     try:
         probes = [(noise, _outputs_at(network, noise))]
     except UserError:
@@ -242,66 +239,23 @@ def _outputs_at(network: Network, inputs: Tensor) -> Tensor:
         return network.scores(network.model(inputs.clone()))
 
 
-def _what_is_given(outputs: Sequence[Tensor]) -> str:
-    """What a model gives, by its outputs at several inputs, (1, classes) each."""
-    finite = [rows for rows in outputs if rows.isfinite().all()]
-    inside = all(((rows >= 0) & (rows <= 1)).all() for rows in finite)
-    # Weights of 0 give scores of 0 alone, and no sigmoid does.
-    if not inside or not any(rows.any() for rows in finite):
-        return "scores"
-    many = finite[0].shape[1] > 1
-    return "shares" if many and all(map(are_shares, finite)) else "sigmoid"
-
-
 def _take_out_end(
     network: Network, given: str, probes: Sequence[tuple[Tensor, Tensor]]
 ) -> None:
     """Takes out the module at the model's end that makes probabilities of scores."""
-    kind, function = _ENDS[given]
+    kind, function = ENDS[given]
     ends = [n for n, m in network.model.named_modules() if isinstance(m, kind) and n]
     for name in reversed(ends):
         end = network.model.get_submodule(name)
         network.model.set_submodule(name, torch.nn.Identity())
         if all(
-            torch.allclose(function(_outputs_at(network, inputs)), outputs)
+            agree(function(_outputs_at(network, inputs)), outputs)
             for inputs, outputs in probes
         ):
             return
         network.model.set_submodule(name, end)
     other = "probabilities" if given == "shares" else given
-    raise UserError(_NO_LOGITS.format(network.name, kind.__name__, other))
-
-
-def _class_scores(outputs: Any) -> Tensor | None:
-    """
-    The tensor that must be the class scores.
-
-    It is the output itself; its part named logits or out; or of a tuple without such
-    names the only tensor with two axes.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    fields = _fields(outputs)
-    for name in ("logits", "out"):
-        scores = fields.get(name, getattr(outputs, name, None))
-        if isinstance(scores, Tensor):
-            return scores
-    rows: list[Tensor] = [part for part in fields.values() if _is_row(part)]
-    return rows[0] if isinstance(outputs, (tuple, list)) and len(rows) == 1 else None
-
-
-def _is_row(part: object) -> bool:
-    return isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2
-
-
-def _fields(outputs: Any) -> dict[str, Any]:
-    """The parts of an output by their names, or by their numbers in a tuple."""
-    if isinstance(outputs, Mapping):
-        return {str(name): part for name, part in outputs.items()}
-    if isinstance(outputs, (tuple, list)):
-        names = getattr(outputs, "_fields", range(len(outputs)))
-        return dict(zip(map(str, names), outputs, strict=True))
-    return dict(getattr(outputs, "__dict__", {}))  # a dataclass or the like
+    raise UserError(NO_LOGITS.format(network.name, kind.__name__, other))
 
 
 def load_network(
@@ -490,16 +444,3 @@ def transform_name(transform: Transform | None) -> str:
     name = getattr(transform, "__qualname__", type(transform).__qualname__)
     module = getattr(transform, "__module__", None)
     return name if module == vit_tokens.__module__ else f"{module}:{name}"
-
-
-def describe_output(outputs: Any) -> str:
-    """The shape of a tensor, or the parts of anything else with theirs."""
-    if isinstance(outputs, Tensor):
-        return str(tuple(outputs.shape))
-    parts = [
-        f"{name} {tuple(part.shape)}"
-        if isinstance(part, Tensor)
-        else f"{name} ({type(part).__name__})"
-        for name, part in _fields(outputs).items()
-    ]
-    return type(outputs).__name__ + (f" with {', '.join(parts)}" if parts else "")

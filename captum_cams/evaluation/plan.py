@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
@@ -34,9 +35,15 @@ from captum_cams.evaluation.metrics import (
     THRESHOLDS,
     find_metrics,
 )
-from captum_cams.evaluation.networks import Network, choose_output, transform_name
+from captum_cams.evaluation.networks import (
+    Network,
+    choose_output,
+    probe_output,
+    transform_name,
+)
 from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF, Sweep
 from captum_cams.evaluation.records import FORMAT, Run
+from captum_cams.evaluation.results import PROBE
 from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
@@ -121,7 +128,7 @@ def make_plan(
         target=settings.target,
         seed=settings.seed,
         device=device,
-        run=_run(network, found, asked, settings, device, len(indices)),
+        run=_run(network, found, asked, settings, blank, len(indices)),
     )
 
 
@@ -151,7 +158,7 @@ def _run(
     layers: Sequence[LayerInfo],
     asked: Asked,
     settings: Settings,
-    device: torch.device,
+    blank: Tensor,
     pictures: int,
 ) -> Run:
     """What ``run.json`` will hold."""
@@ -164,11 +171,13 @@ def _run(
         settings={
             **asdict(settings),
             "reshape": reshaped or None,
-            "device": device.type,
+            "device": blank.device.type,
             "size": network.size,
             "mean": list(network.mean),
             "std": list(network.std),
             "digest of the parameters": parameters_digest(network.model),
+            "model gives": network.given,
+            PROBE: probe_output(network, blank),
             "digest of the labels": _digest_of_file(settings.labels),
         },
         network=network.name,
