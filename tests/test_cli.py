@@ -378,6 +378,16 @@ def test_all_methods_are_those_that_the_model_can_have(panels, capsys):
     assert capsys.readouterr().err == f"captum-cams: {line}\n"
 
 
+def test_outputs_are_named_by_a_file(panels, capsys):
+    Path("names.txt").write_text("n01440764 tench, Tinca tinca\n" * 5)
+    options = ["picture.png", "--model", "user_code:build", "--size", 32]
+    options += ["--methods", "grad-cam", "--target", 3]
+    assert explain(*options, "--classes", "names.txt") == 0
+    assert "picture.png: tench 0." in capsys.readouterr().out
+    (_, _, (title,), _) = panels[0]
+    assert title.startswith("picture.png\ntench 0.")
+
+
 def test_mean_and_std_are_undone_for_the_figure_alone(panels):
     options = ["picture.png", "--model", "user_code:build", "--size", 32]
     options += ["--methods", "grad-cam"]
@@ -515,6 +525,16 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *USER, "user_code:traced"], "that torch.jit traced or scripted;"),
         (["explain", *USER, "user_code:scripted"], "give the module that it was made"),
         (["explain", *USER, "user_code:nan"], "must be finite, got NaN or infinity in"),
+        (
+            ["explain", *GRAD_CAM, "--classes", "missing.txt"],
+            "cannot read classes missing.txt: No such file",
+        ),
+        (
+            ["explain", *GRAD_CAM, "--classes", "two.txt"],
+            "classes two.txt must hold a name for each of the 5 outputs of "
+            "user_code:build, in their order, got 2",
+        ),
+        (["evaluate", "--classes", "two.txt"], "of the 8 outputs of the example net"),
         (["explain", *USER, "user_code:pair"], "one row of class scores a picture"),
         (["explain", *USER, "user_code:flat"], "no layer with spatial output"),
         (
@@ -552,6 +572,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
 def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     torch.save([torch.ones(1)], "list.pt")
     torch.save({"weight": torch.ones(1)}, "other.pt")
+    Path("two.txt").write_text("cat\ndog\n")
     Path("blocked/captum-cams-explain.png").mkdir(parents=True)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from captum_cams.evaluation import networks
+from captum_cams.evaluation.class_names import name_outputs
 from captum_cams.evaluation.errors import MisreadError, UserError
 from captum_cams.evaluation.networks import (
     EXPLAIN,
@@ -205,6 +206,61 @@ def test_the_output_at_noise_tells_models_apart():
     assert probe_output(dropping, PICTURE) == probe_output(dropping, PICTURE)
     broken = chosen(ending_in(Function(lambda x: x / 0)), "model")
     assert probe_output(broken, PICTURE) == [None] * 3
+
+
+NAMES = ["cat", "the dog", "Ähre"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "wnids"),
+    [
+        ("cat\nthe dog\nÄhre", NAMES, ()),
+        ("\ufeffcat\r\n the dog \r\nÄhre\r\n\r\n \n", NAMES, ()),
+        ('["cat", "the dog", "Ähre"]', NAMES, ()),
+        ('{"2": "Ähre", "0": "cat", "1": "the dog"}', NAMES, ()),
+        (
+            '{"0": ["n00000001", "cat"], "1": ["n00000002", "the dog"], '
+            '"2": ["n00000003", "Ähre"]}',
+            NAMES,
+            ("n00000001", "n00000002", "n00000003"),
+        ),
+        (
+            "n00000001 cat, Felis catus\nn00000002\tthe dog\nn00000003 Ähre,spica\n",
+            NAMES,
+            ("n00000001", "n00000002", "n00000003"),
+        ),
+        ("n00000001\nn00000002\nn00000003", ["n00000001", "n00000002", "n00000003"], ("n00000001", "n00000002", "n00000003")),
+        ("cat, tabby\nn00000002 dog\nc", ["cat, tabby", "n00000002 dog", "c"], ()),
+    ],
+)  # fmt: skip
+def test_names_of_outputs_from_a_file(content, names, wnids, tmp_path):
+    (tmp_path / "names").write_bytes(content.encode())
+    network = name_outputs(load_network(scores()), tmp_path / "names", 3)
+    assert list(network.classes) == names and network.wnids == wnids
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a\nb", "must hold a name for each of the 3 outputs of Sequential, in their order, got 2"),
+        (b"\n", "in their order, got 0"),
+        (b"[]", "in their order, got 0"),
+        (b"a\n\nb", "must hold a name for each output, one a line, or in JSON a list or"),
+        (b"a\n\nb", "; number 2 is ''"),
+        (b'["a", "b"', "must hold a name for each output, one a line"),
+        (b'{"a": 0, "b": 1, "c": 2}', "must hold a name for each output"),
+        (b'{"1": "a", "2": "b", "3": "c"}', "must hold a name for each output"),
+        (b'["a", "b", 3]', "got 3 among them"),
+        (b'["a", ["b", 1], "c"]', "got ['b', 1] among them"),
+        ("a\nb\nÄ".encode("latin-1"), "not text in UTF-8; save it as such"),
+        ("a\nb\nÄ".encode("utf-16"), "not text in UTF-8; save it as such"),
+    ],
+)  # fmt: skip
+def test_a_file_without_a_name_for_each_output(content, words, tmp_path):
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(words)) as found:
+        name_outputs(load_network(scores()), tmp_path / "names", 3)
+    assert "\n" not in str(found.value)
 
 
 def test_nan_hides_nothing_of_the_other_pictures():

@@ -369,11 +369,13 @@ def test_a_finished_run_is_not_done_again(unbroken, no_report, monkeypatch):
         ({"limit": 2}, "limit none, which now is 2"),
         ({"size": 40}, "size 32, which now is 40"),
         ({"resize": "crop"}, 'resize "squash", which now is "crop"'),
+        ({"classes": "names.txt"}, r'classes \[\], which now is \["a", "b"\]'),
         ({"layers": ["1"]}, r'layers \["3"\], which now is \["1"\]'),
     ],
 )
 def test_other_settings_are_refused(unbroken, monkeypatch, change, words):
     monkeypatch.chdir(unbroken)
+    Path("names.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=words):
         evaluate("out", root="data", protocol="group-cam", **CUT | change)
 
@@ -794,6 +796,24 @@ def test_a_misread_model_ends_the_run(tmp_path, no_report, pictures):
     records = evaluate("model", explain="model", **chosen)
     assert records.run["settings"]["model gives"] == "shares"
     assert "b/white.png" in {r["picture"] for r in records if "values" in r}
+
+
+def test_outputs_are_named_by_a_file(tmp_path, no_report, pictures):
+    """The names match those of the data set's folders, and are told apart."""
+    Path("names.txt").write_text("b\na\n")
+    (tmp_path / "three.py").write_text(MODEL.replace("Linear(4, 2)", "Linear(4, 3)"))
+    chosen = QUICK | {"methods": ["grad-cam"], "protocol": "group-cam"}
+    chosen |= {"root": pictures, "model": "three:build", "classes": "names.txt"}
+    with pytest.raises(ValueError, match="of the 3 outputs of three:build"):
+        evaluate("out", **chosen)
+    Path("names.txt").write_text("b\nnone\na\n")
+    records = evaluate("out", **chosen)
+    assert records.run["classes"] == ["b", "none", "a"]
+    of = {(r["category"], r["target"]) for r in records if "values" in r}
+    assert of == {("a", 2), ("b", 0)}
+    Path("names.txt").write_text('["b", "none", "a"]')
+    with pytest.raises(ValueError, match="a run with digest of the classes"):
+        evaluate("out", **chosen)
 
 
 def test_the_predicted_class_is_explained(tmp_path, no_report, pictures):

@@ -53,6 +53,8 @@ class Network(NamedTuple):
     name: str
     model: Module
     classes: Sequence[str] = ()
+    wnids: Sequence[str] = ()
+    """WordNet's ids of the classes; empty where unknown."""
     size: int = 224
     mean: Sequence[float] = (0, 0, 0)
     std: Sequence[float] = (1, 1, 1)

@@ -18,6 +18,7 @@ from torch.nn import Module, Sequential
 from captum_cams import __version__
 from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
+from captum_cams.evaluation.class_names import name_outputs
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
@@ -107,6 +108,8 @@ def make_plan(
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
     found = find_layers(network, blank, names, reshape)
+    if settings.classes is not None:
+        network = name_outputs(network, settings.classes, found[0].classes)
     channels = min(info.shape[0] for info in found)
     asked = _asked(settings, channels, network.model)
     labels = dict.fromkeys(itertools.chain(*asked.values()))
@@ -179,6 +182,7 @@ def _run(
             "model gives": network.given,
             PROBE: probe_output(network, blank),
             "digest of the labels": _digest_of_file(settings.labels),
+            "digest of the classes": _digest_of_file(settings.classes),
         },
         network=network.name,
         pictures=pictures,

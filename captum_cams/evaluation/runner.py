@@ -58,6 +58,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     metrics: Sequence[str] | None = None,
     *,
     preset: str | None = None,
+    classes: str | Path | None = None,
     reshape: str | Transform | None = None,
     explain: str | None = None,
     target: str | None = None,
@@ -140,6 +141,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
             `limit`, `model`, `weights`, `layers`, `protocol`, `explain` and `target`
             that are None. With a model of your own its weights and layers are left out,
             with another data set its split and limit. Default: None
+        classes (str or Path, optional): A file with the names of the model's outputs,
+            one a line or in JSON; WordNet's ids may stand before the names. Default:
+            None, torchvision's where the model is theirs
         protocol (str, optional): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default:
             None, the preset's or ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
@@ -221,6 +225,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
         resize=resize,
         model=type(model).__name__ if isinstance(model, Module) else model,
         weights=None if weights is None else str(weights),
+        classes=resolved("classes", classes),
         explain=explain,
         target=target,
         protocol=protocol,
