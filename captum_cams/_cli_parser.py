@@ -302,9 +302,9 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
     add(
         "--weights",
         metavar="FILE|NAME",
-        help="a file with the model's state dict, or those that torchvision downloads "
-        "by their name, such as DEFAULT or IMAGENET1K_V1 (default: as the model is "
-        "built)",
+        help="a file with the model's state dict, of torch.save or safetensors, alone "
+        "or in a checkpoint, or those that torchvision downloads by their name, such "
+        "as DEFAULT or IMAGENET1K_V1 (default: as the model is built)",
     )
     add(
         "--size",
@@ -334,6 +334,13 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
 
 
 def _add_explained(command: argparse.ArgumentParser) -> None:
+    """What the network's outputs are, and which one is explained."""
+    command.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the model's outputs, one a line or in JSON, such as ImageNet's "
+        "LOC_synset_mapping.txt (default: torchvision's where the model is theirs)",
+    )
     command.add_argument(
         "--explain",
         choices=EXPLAIN,

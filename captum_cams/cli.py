@@ -20,6 +20,7 @@ from captum_cams import metrics
 from captum_cams._cli_parser import make_parser
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation import evaluate, fine_tune
+from captum_cams.evaluation.class_names import name_outputs
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import (
@@ -113,6 +114,8 @@ def _explain(options: argparse.Namespace) -> None:
     transform = load_transform(options.reshape)
     network = choose_output(network, options.explain or "probabilities", images[:1])
     layer = _layer(network, images[:1], options.layer, transform)
+    if options.classes is not None:
+        network = name_outputs(network, options.classes, layer.classes)
     if options.target is not None and options.target >= layer.classes:
         raise UserError(
             f"--target must lie in [0, {layer.classes - 1}] for {network.name}, got "

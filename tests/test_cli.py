@@ -24,6 +24,7 @@ from tests.methods import WITH_LAYER
 
 METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 USER_CODE = """
+import warnings
 import torch
 from torch import nn
 
@@ -51,6 +52,21 @@ def smooth():
 
 def number():
     return 3
+
+def traced():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(build(), torch.rand(1, 3, 32, 32))
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(build())
+
+def nan():
+    model = build()
+    torch.nn.init.constant_(model[0].bias, torch.nan)
+    return model
 
 def broken():
     raise KeyError("no such thing")
@@ -362,6 +378,16 @@ def test_all_methods_are_those_that_the_model_can_have(panels, capsys):
     assert capsys.readouterr().err == f"captum-cams: {line}\n"
 
 
+def test_outputs_are_named_by_a_file(panels, capsys):
+    Path("names.txt").write_text("n01440764 tench, Tinca tinca\n" * 5)
+    options = ["picture.png", "--model", "user_code:build", "--size", 32]
+    options += ["--methods", "grad-cam", "--target", 3]
+    assert explain(*options, "--classes", "names.txt") == 0
+    assert "picture.png: tench 0." in capsys.readouterr().out
+    (_, _, (title,), _) = panels[0]
+    assert title.startswith("picture.png\ntench 0.")
+
+
 def test_mean_and_std_are_undone_for_the_figure_alone(panels):
     options = ["picture.png", "--model", "user_code:build", "--size", 32]
     options += ["--methods", "grad-cam"]
@@ -453,11 +479,14 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         ),
         (["explain", *RESNET, "--weights", "missing.pt"], "missing.pt: No such file"),
         (["explain", *RESNET, "--weights", "noise.bin"], "noise.bin: not a state dict"),
-        (["explain", *RESNET, "--weights", "list.pt"], "must hold a state dict alone"),
+        (
+            ["explain", *RESNET, "--weights", "list.pt"],
+            "must hold a state dict, alone or under",
+        ),
         (
             ["explain", *RESNET, "--weights", "other.pt"],
-            "do not fit resnet18: RuntimeError: Error(s) in loading state_dict for "
-            'ResNet: Missing key(s) in state_dict: "conv1.weight"',
+            "do not fit resnet18: the state dict lacks conv1.weight and 121 more, adds "
+            "weight",
         ),
         (
             ["explain", "picture.png", "--weights", "DEFAULT"],
@@ -493,6 +522,19 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *USER, "user_code:nothing"], "has no attribute 'nothing'"),
         (["explain", *USER, "user_code:number"], "must be or return a torch.nn.Module"),
         (["explain", *USER, "user_code:broken"], "KeyError: 'no such thing'"),
+        (["explain", *USER, "user_code:traced"], "that torch.jit traced or scripted;"),
+        (["explain", *USER, "user_code:scripted"], "give the module that it was made"),
+        (["explain", *USER, "user_code:nan"], "must be finite, got NaN or infinity in"),
+        (
+            ["explain", *GRAD_CAM, "--classes", "missing.txt"],
+            "cannot read classes missing.txt: No such file",
+        ),
+        (
+            ["explain", *GRAD_CAM, "--classes", "two.txt"],
+            "classes two.txt must hold a name for each of the 5 outputs of "
+            "user_code:build, in their order, got 2",
+        ),
+        (["evaluate", "--classes", "two.txt"], "of the 8 outputs of the example net"),
         (["explain", *USER, "user_code:pair"], "one row of class scores a picture"),
         (["explain", *USER, "user_code:flat"], "no layer with spatial output"),
         (
@@ -530,6 +572,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
 def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     torch.save([torch.ones(1)], "list.pt")
     torch.save({"weight": torch.ones(1)}, "other.pt")
+    Path("two.txt").write_text("cat\ndog\n")
     Path("blocked/captum-cams-explain.png").mkdir(parents=True)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

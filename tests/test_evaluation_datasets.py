@@ -14,6 +14,7 @@ from captum_cams.evaluation import batches, evaluate, pictures
 from captum_cams.evaluation.annotations import read_annotation
 from captum_cams.evaluation.class_matching import WNIDS, match_classes
 from captum_cams.evaluation.datasets import open_dataset
+from captum_cams.evaluation.networks import Network
 from captum_cams.evaluation.pictures import (
     RESIZE,
     covered_share,
@@ -647,6 +648,10 @@ def test_pictures_without_folders_are_no_classes(tmp_path):
         open_dataset("folder", tmp_path)
 
 
+def net(names):
+    return Network("net", nn.Identity(), names)
+
+
 IMAGENET = models.ResNet18_Weights.DEFAULT.meta["categories"]
 
 
@@ -667,15 +672,15 @@ IMAGENET = models.ResNet18_Weights.DEFAULT.meta["categories"]
     ],
 )
 def test_classes_are_matched_by_the_best_evidence(classes, names, outputs, found):
-    matched = match_classes(classes, names, (), outputs, "net")
+    matched = match_classes(classes, net(names), outputs)
     assert matched.outputs == found
     assert bool(matched.note) == (not names or classes[0] == "000")
 
 
 def test_all_of_imagenet_in_folders_by_name_or_id():
-    by_name = match_classes(sorted(IMAGENET), IMAGENET, (), 1000, "net").outputs
+    by_name = match_classes(sorted(IMAGENET), net(IMAGENET), 1000).outputs
     assert [IMAGENET[output] for output in by_name] == sorted(IMAGENET)
-    by_id = match_classes(WNIDS[::-1], IMAGENET, (), 1000, "net").outputs
+    by_id = match_classes(WNIDS[::-1], net(IMAGENET), 1000).outputs
     assert by_id == [*range(999, -1, -1)]
 
 
@@ -685,7 +690,7 @@ def test_all_of_imagenet_in_folders_by_name_or_id():
 )
 def test_classes_without_outputs_are_refused(classes, names, outputs):
     with pytest.raises(ValueError, match=r"no name in common; give .* --classes"):
-        match_classes(classes, names, (), outputs, "net")
+        match_classes(classes, net(names), outputs)
 
 
 def saved(path, array, mode=None, **options):

@@ -41,6 +41,7 @@ from captum_cams.evaluation.results import Records
 from captum_cams.evaluation.settings import with_preset
 from captum_cams.evaluation.shared_path import shares_path
 from captum_cams.examples import shape_pictures, shapes_model
+from tests.test_evaluation_datasets import imagenet_data
 
 MODEL = """
 import torch
@@ -370,11 +371,13 @@ def test_a_finished_run_is_not_done_again(unbroken, no_report, monkeypatch):
         ({"limit": 2}, "limit none, which now is 2"),
         ({"size": 40}, "size 32, which now is 40"),
         ({"resize": "crop"}, 'resize "squash", which now is "crop"'),
+        ({"classes": "names.txt"}, r'classes \[\], which now is \["a", "b"\]'),
         ({"layers": ["1"]}, r'layers \["3"\], which now is \["1"\]'),
     ],
 )
 def test_other_settings_are_refused(unbroken, monkeypatch, change, words):
     monkeypatch.chdir(unbroken)
+    Path("names.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=words):
         evaluate("out", root="data", protocol="group-cam", **CUT | change)
 
@@ -446,8 +449,6 @@ def test_a_folder_that_grew_is_no_longer_the_same_draw(pictures, no_report):
 
 
 def test_changed_annotations_are_refused(tmp_path, no_report):
-    from tests.test_evaluation_datasets import imagenet_data
-
     imagenet_data(tmp_path / "data", (40, 20), ("dog", (2, 4, 6, 12)))
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -461,6 +462,30 @@ def test_changed_annotations_are_refused(tmp_path, no_report):
     imagenet_data(tmp_path / "data", (40, 20), ("dog", (2, 4, 6, 13)))
     with pytest.raises(ValueError, match=r"0001.JPEG, whose file or annotation has"):
         evaluate("out", **chosen)
+
+
+@pytest.mark.parametrize(
+    ("gain", "remembered"), [(1.0, True), (1 + 1e-5, True), (1.3, False)]
+)
+def test_another_model_of_the_same_weights_is_refused(
+    unbroken, no_report, monkeypatch, gain, remembered
+):
+    """But not one that rounds otherwise, as on other threads and machines."""
+    monkeypatch.chdir(unbroken)
+
+    def build(*_, load=runner.load_network, **more):
+        network = load(*_, **more)
+        network.model[0].register_forward_hook(lambda _, __, found: gain * found)
+        return network
+
+    monkeypatch.setattr(runner, "load_network", build)
+    arguments = {"root": "data", "protocol": "group-cam", **CUT}
+    if remembered:
+        evaluate("out", **arguments)
+        return
+    words = r"out holds a run of a model that computes something else: its first outputs for noise were \[0"
+    with pytest.raises(ValueError, match=words):
+        evaluate("out", **arguments)
 
 
 def changed(network):
@@ -824,6 +849,55 @@ def test_a_network_of_several_labels(tmp_path, no_report, pictures):
     for explain in ("sigmoid", "model"):
         found = evaluate(explain, explain=explain, **chosen)
         assert [r["values"] for r in found if "values" in r] == wanted
+
+
+ODD = """
+from evaluated_net import build as trained, nn, torch
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = trained()
+
+    def forward(self, x):
+        y = self.part(x)
+        low, high = torch.aminmax(x.flatten(1), dim=1, keepdim=True)
+        bright = (low > 0.5) & (high <= 1)
+        return torch.where(bright, y, y.softmax(1))
+"""
+
+
+def test_a_misread_model_ends_the_run(tmp_path, no_report, pictures):
+    """And is no reason to skip the pictures that tell of it."""
+    (tmp_path / "odd_net.py").write_text(ODD)
+    Image.new("RGB", (64, 64), (250, 200, 180)).save(pictures / "b/white.png")
+    chosen = QUICK | {"methods": ["grad-cam"], "protocol": "group-cam"}
+    chosen |= {"root": pictures, "model": "odd_net:Odd", "layers": ["part.1"]}
+    words = "odd_net:Odd's outputs for noise are probabilities that add up to 1, but"
+    with pytest.raises(ValueError, match=words):
+        evaluate("out", **chosen)
+    assert "white.png" not in Path("out/results-0.jsonl").read_text()
+    records = evaluate("model", explain="model", **chosen)
+    assert records.run["settings"]["model gives"] == "shares"
+    assert "b/white.png" in {r["picture"] for r in records if "values" in r}
+
+
+def test_outputs_are_named_by_a_file(tmp_path, no_report, pictures):
+    """The names match those of the data set's folders, and are told apart."""
+    Path("names.txt").write_text("b\na\n")
+    (tmp_path / "three.py").write_text(MODEL.replace("Linear(4, 2)", "Linear(4, 3)"))
+    chosen = QUICK | {"methods": ["grad-cam"], "protocol": "group-cam"}
+    chosen |= {"root": pictures, "model": "three:build", "classes": "names.txt"}
+    with pytest.raises(ValueError, match="of the 3 outputs of three:build"):
+        evaluate("out", **chosen)
+    Path("names.txt").write_text("b\nnone\na\n")
+    records = evaluate("out", **chosen)
+    assert records.run["classes"] == ["b", "none", "a"]
+    of = {(r["category"], r["target"]) for r in records if "values" in r}
+    assert of == {("a", 2), ("b", 0)}
+    Path("names.txt").write_text('["b", "none", "a"]')
+    with pytest.raises(ValueError, match="a run with digest of the classes"):
+        evaluate("out", **chosen)
 
 
 def test_the_predicted_class_is_explained(tmp_path, no_report, pictures):

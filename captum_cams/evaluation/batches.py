@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_cams.evaluation.datasets import Sample
-from captum_cams.evaluation.errors import UserError, brief_error
+from captum_cams.evaluation.errors import MisreadError, UserError, brief_error
 from captum_cams.evaluation.methods import ExplainTask, MethodSpec, parse_method
 from captum_cams.evaluation.metrics import MODES, RANDOMIZATION, Measured, measure
 from captum_cams.evaluation.networks import Network
@@ -65,6 +65,8 @@ def explain_batch(plan: Plan, number: int) -> list[Record]:
     # Other errors are no picture's fault: a device's would skip all that is left.
     try:
         records += _explained(plan, samples, seed)
+    except MisreadError:  # all pictures' numbers would be wrong
+        raise
     except ValueError:
         for sample in samples:  # one by one, to skip the faulty ones alone
             try:

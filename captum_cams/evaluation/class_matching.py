@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torchvision
 
 from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.networks import Network
 
 models: Any = torchvision.models  # its types leave out what is public
 
@@ -24,13 +25,7 @@ class Matched(NamedTuple):
     """A sentence for people, where that rests on no names."""
 
 
-def match_classes(
-    classes: Sequence[str],
-    names: Sequence[str],
-    wnids: Sequence[str],
-    outputs: int,
-    network: str,
-) -> Matched:
+def match_classes(classes: Sequence[str], network: Network, outputs: int) -> Matched:
     """
     The output of each class, by the best evidence there is.
 
@@ -40,16 +35,15 @@ def match_classes(
 
     Args:
         classes (sequence of str): What the data set shows.
-        names (sequence of str): Of the network's outputs; empty where unknown.
-        wnids (sequence of str): Likewise.
+        network (Network): With the names of its outputs, where they are known.
         outputs (int): How many there are.
-        network (str): The network's name, for errors.
 
     Raises:
         UserError: If no class has an output.
     """
+    names = network.classes if len(network.classes) == outputs else ()
     if names:
-        found = _by_names(classes, names, wnids or imagenet_wnids(names))
+        found = _by_names(classes, names, network.wnids or _imagenet_wnids(names))
         if any(output is not None for output in found):
             return Matched(found)
     numbers = _numbers(classes, outputs)
@@ -62,13 +56,13 @@ def match_classes(
         return Matched([*range(outputs)], f"The {note}.")
     known = f"such as {names[0]!r}" if names else "whose names are not known"
     raise UserError(
-        f"{network} has {outputs} outputs, {known}, the data set {len(classes)} "
+        f"{network.name} has {outputs} outputs, {known}, the data set {len(classes)} "
         f"classes such as {classes[0]!r}, and no name in common; give the names of the "
         "outputs in a file, --classes"
     )
 
 
-def imagenet_wnids(names: Sequence[str]) -> Sequence[str]:
+def _imagenet_wnids(names: Sequence[str]) -> Sequence[str]:
     """The WordNet ids of outputs with torchvision's names of ImageNet's classes."""
     known = models.ResNet18_Weights.DEFAULT.meta["categories"]
     return WNIDS if list(names) == known else ()

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """An error whose message alone is shown by the commands, without a traceback."""
 
 
+class MisreadError(UserError):
+    """One that is not a single picture's fault, and ends a run instead of skipping."""
+
+
 def closest_names(name: str, known: Iterable[str]) -> str:
     """The remedy for a name that is not known."""
     names = get_close_matches(name, known, n=4, cutoff=0)

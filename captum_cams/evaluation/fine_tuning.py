@@ -25,11 +25,16 @@ from captum_cams.augmentation import GroupCamBlend
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import AsModule, ExplainTask, blur_of, parse_method
-from captum_cams.evaluation.networks import Network, choose_output, load_network
+from captum_cams.evaluation.networks import (
+    Network,
+    choose_output,
+    load_network,
+    probe_output,
+)
 from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.plan import library_versions, parameters_digest
 from captum_cams.evaluation.processes import one_thread, processes, seeded
-from captum_cams.evaluation.results import RUN, check_same_facts, write_run
+from captum_cams.evaluation.results import PROBE, RUN, check_same_facts, write_run
 from captum_cams.evaluation.settings import (
     check_colors,
     check_file,
@@ -109,9 +114,9 @@ def fine_tune(  # noqa: PLR0913
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which copies are used. Default: None,
             the network of the examples
-        weights (str or Path, optional): A file with the model's state dict, or
-            torchvision's by their name, such as ``"IMAGENET1K_V1"``. Default: None, as
-            the model is built
+        weights (str or Path, optional): A file with the model's state dict, as of
+            :func:`evaluate`, or torchvision's by their name, such as
+            ``"IMAGENET1K_V1"``. Default: None, as the model is built
         layer (str, optional): Dotted name of the layer that gives the masks. Default:
             None, the last one that can give feature maps of the pictures; of the
             network of the examples ``block4``
@@ -232,6 +237,8 @@ def _make_plan(
         "std": list(network.std),
         "device": device.type,
         "digest of the parameters": parameters_digest(network.model),
+        "model gives": network.given,
+        PROBE: probe_output(network, blank),
         **{f"pictures of {part}": len(getattr(data, part)) for part in PARTS},
         **{
             f"digest of the files of {part}": files_digest(getattr(data, part))

@@ -11,13 +11,8 @@ from torch.func import functional_call
 from torch.nn import Module
 
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
-from captum_cams.evaluation.networks import (
-    Network,
-    are_shares,
-    describe_output,
-    failure,
-    transform_name,
-)
+from captum_cams.evaluation.networks import Network, failure, transform_name
+from captum_cams.evaluation.outputs import are_shares, describe_output
 from captum_cams.layer_eval import warn_of_axes
 from captum_cams.reshape import Transform, fits, fitting, sized
 

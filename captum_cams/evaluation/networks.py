@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,24 +15,36 @@ import torchvision
 from torch import Tensor
 from torch.nn import Module
 
+from captum_cams.evaluation.checkpoints import (
+    StateDict,
+    check_finite,
+    load_weights,
+    read_state_dicts,
+)
 from captum_cams.evaluation.errors import UserError, brief_error, closest_names
+from captum_cams.evaluation.outputs import (
+    ENDS,
+    MISFITS,
+    NO_LOGITS,
+    OUTPUTS,
+    agree,
+    check_given,
+    class_scores,
+    describe_output,
+    softmax,
+    unchanged,
+    what_is_given,
+)
+from captum_cams.evaluation.processes import seeded
 from captum_cams.evaluation.user_code import import_object, parse_call
 from captum_cams.examples import CLASSES, shapes_model
 from captum_cams.reshape import Transform, channels_last, vit_tokens
 
 models: Any = torchvision.models  # its types leave out what is public
 
-
 EXPLAIN = ("probabilities", "logits", "sigmoid", "model")
 """The outputs that can be explained, see :func:`choose_output`."""
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    return scores.softmax(1)
-
-
-def _unchanged(scores: Tensor) -> Tensor:
-    return scores
+_PROBED = 8  # outputs that tell a model from another one
 
 
 class Network(NamedTuple):
@@ -39,15 +53,22 @@ class Network(NamedTuple):
     name: str
     model: Module
     classes: Sequence[str] = ()
+    wnids: Sequence[str] = ()
+    """WordNet's ids of the classes; empty where unknown."""
     size: int = 224
     mean: Sequence[float] = (0, 0, 0)
     std: Sequence[float] = (1, 1, 1)
-    to_explained: Callable[[Tensor], Tensor] = _softmax
+    to_explained: Callable[[Tensor], Tensor] = softmax
     """Makes the outputs that are explained of what the model gives."""
-    to_measured: Callable[[Tensor], Tensor] = _softmax
+    to_measured: Callable[[Tensor], Tensor] = softmax
     """Makes the confidences that metrics measure of what the model gives."""
     explains_probabilities: bool = True
     """Whether the explained outputs are probabilities, which have a logarithm."""
+    given: str = "scores"
+    """What the model gave when the outputs were chosen: ``scores``, ``shares`` that add
+    up to 1, or each by itself in [0, 1], as of a ``sigmoid``."""
+    is_checked: bool = False
+    """Whether :meth:`forward` stops where the model gives something else."""
 
     def explained(self, inputs: Tensor) -> Tensor:
         """The outputs that are explained, (N, classes)."""
@@ -67,11 +88,15 @@ class Network(NamedTuple):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The confidences that are measured, (N, classes)."""
-        return self.to_measured(self.scores(self.model(inputs)))
+        outputs = self.scores(self.model(inputs))
+        # Not of explained outputs, too: a GPU would wait for each pass of a method.
+        if self.is_checked:
+            check_given(self.name, outputs, self.given)
+        return self.to_measured(outputs)
 
     def scores(self, outputs: Any) -> Tensor:
         """The class scores in the model's output, (N, classes)."""
-        found = _class_scores(outputs)
+        found = class_scores(outputs)
         if found is None or found.dim() != 2:
             came = describe_output(outputs if found is None else found)
             raise UserError(
@@ -93,47 +118,6 @@ class Network(NamedTuple):
             "black": self.normalize(torch.zeros_like(images[:1])),
             "white": self.normalize(torch.ones_like(images[:1])),
         }
-
-
-def are_shares(outputs: Tensor) -> bool:
-    """Whether rows of outputs, (N, classes), are probabilities that add up to 1."""
-    sums = outputs.detach().sum(1)
-    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums))
-
-
-# For what is to be explained and what the model gives: what makes the explained outputs
-# of the model's, and what makes the measured ones. Other pairs do not fit.
-_OUTPUTS: dict[tuple[str, str], tuple[Callable[[Tensor], Tensor], ...]] = {
-    ("probabilities", "scores"): (_softmax, _softmax),
-    ("probabilities", "shares"): (_unchanged, _unchanged),
-    ("sigmoid", "scores"): (torch.sigmoid, torch.sigmoid),
-    ("sigmoid", "sigmoid"): (_unchanged, _unchanged),
-    ("logits", "scores"): (_unchanged, _softmax),
-    # The module that turned them into probabilities is taken out of the model.
-    ("logits", "shares"): (_unchanged, _softmax),
-    ("logits", "sigmoid"): (_unchanged, torch.sigmoid),
-    ("model", "scores"): (_unchanged, _unchanged),
-    ("model", "shares"): (_unchanged, _unchanged),
-    ("model", "sigmoid"): (_unchanged, _unchanged),
-}
-_MISFITS = {
-    ("probabilities", "sigmoid"): "--explain probabilities needs class scores, or "
-    "probabilities that add up to 1, but {}'s outputs lie in [0, 1] without adding up "
-    "to 1, as those of a sigmoid; choose --explain sigmoid or --explain model, which "
-    "take them as they are",
-    ("sigmoid", "shares"): "--explain sigmoid needs scores of classes that do not "
-    "exclude each other, but {}'s outputs are probabilities that add up to 1; choose "
-    "--explain probabilities or --explain model, which take them as they are",
-}
-_NO_LOGITS = (
-    "--explain logits needs class scores, but {}'s outputs are probabilities already, "
-    "and it has no module {} at its end that can be taken out; choose --explain {}, or "
-    "give the model without its last step"
-)
-_ENDS: dict[str, tuple[type[Module], Callable[[Tensor], Tensor]]] = {
-    "shares": (torch.nn.Softmax, _softmax),
-    "sigmoid": (torch.nn.Sigmoid, torch.sigmoid),
-}
 
 
 def choose_output(network: Network, explain: str, images: Tensor) -> Network:
@@ -159,13 +143,13 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
     """
     _store_channels_last(network, images)
     probes = _probes(network, images)
-    given = _what_is_given([outputs for _, outputs in probes])
-    if (explain, given) in _MISFITS:
-        raise UserError(_MISFITS[explain, given].format(network.name))
+    given = what_is_given([outputs for _, outputs in probes])
+    if (explain, given) in MISFITS:
+        raise UserError(MISFITS[explain, given].format(network.name))
     if explain == "logits" and given != "scores":
         _take_out_end(network, given, probes)
-    explained, measured = _OUTPUTS[explain, given]
-    if _softmax in (explained, measured) and probes[0][1].shape[1] < 2:
+    explained, measured = OUTPUTS[explain, given]
+    if softmax in (explained, measured) and probes[0][1].shape[1] < 2:
         raise UserError(
             f"{network.name} must give two or more class scores a picture, got one, "
             "whose share of all is always 1; choose --explain sigmoid, or --explain "
@@ -175,8 +159,32 @@ def choose_output(network: Network, explain: str, images: Tensor) -> Network:
         to_explained=explained,
         to_measured=measured,
         explains_probabilities=explain != "logits"
-        and (explained is not _unchanged or given != "scores"),
+        and (explained is not unchanged or given != "scores"),
+        given=given,
+        is_checked=explain in ("probabilities", "sigmoid") and given != "scores",
     )
+
+
+def probe_output(network: Network, images: Tensor) -> list[float | None]:
+    """
+    The first outputs that are explained, at noise that is always the same.
+
+    Another model differs in them where its weights are the same. None stands for NaN
+    and infinity.
+
+    Args:
+        network (Network): With its outputs chosen.
+        images (Tensor): A picture, (1, 3, H, W), for its size and device.
+    """
+    with torch.no_grad(), seeded(0, images.device):
+        outputs = network.explained(_noise(network, images))[0, :_PROBED].tolist()
+    return [value if math.isfinite(value) else None for value in outputs]
+
+
+def _noise(network: Network, images: Tensor) -> Tensor:
+    """A picture of noise, normalized."""
+    generator = torch.Generator().manual_seed(0)
+    return network.normalize(torch.rand(images.shape, generator=generator).to(images))
 
 
 def _store_channels_last(network: Network, images: Tensor) -> None:
@@ -204,8 +212,7 @@ def _probes(network: Network, images: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     They are noise as strong as a picture, and much stronger, which scores follow.
     """
-    generator = torch.Generator().manual_seed(0)
-    noise = network.normalize(torch.rand(images.shape, generator=generator).to(images))
+    noise = _noise(network, images)
     try:
         probes = [(noise, _outputs_at(network, noise))]
     except UserError:
@@ -234,66 +241,23 @@ def _outputs_at(network: Network, inputs: Tensor) -> Tensor:
         return network.scores(network.model(inputs.clone()))
 
 
-def _what_is_given(outputs: Sequence[Tensor]) -> str:
-    """What a model gives, by its outputs at several inputs, (1, classes) each."""
-    finite = [rows for rows in outputs if rows.isfinite().all()]
-    inside = all(((rows >= 0) & (rows <= 1)).all() for rows in finite)
-    # Weights of 0 give scores of 0 alone, and no sigmoid does.
-    if not inside or not any(rows.any() for rows in finite):
-        return "scores"
-    many = finite[0].shape[1] > 1
-    return "shares" if many and all(map(are_shares, finite)) else "sigmoid"
-
-
 def _take_out_end(
     network: Network, given: str, probes: Sequence[tuple[Tensor, Tensor]]
 ) -> None:
     """Takes out the module at the model's end that makes probabilities of scores."""
-    kind, function = _ENDS[given]
+    kind, function = ENDS[given]
     ends = [n for n, m in network.model.named_modules() if isinstance(m, kind) and n]
     for name in reversed(ends):
         end = network.model.get_submodule(name)
         network.model.set_submodule(name, torch.nn.Identity())
         if all(
-            torch.allclose(function(_outputs_at(network, inputs)), outputs)
+            agree(function(_outputs_at(network, inputs)), outputs)
             for inputs, outputs in probes
         ):
             return
         network.model.set_submodule(name, end)
     other = "probabilities" if given == "shares" else given
-    raise UserError(_NO_LOGITS.format(network.name, kind.__name__, other))
-
-
-def _class_scores(outputs: Any) -> Tensor | None:
-    """
-    The tensor that must be the class scores.
-
-    It is the output itself; its part named logits or out; or of a tuple without such
-    names the only tensor with two axes.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    fields = _fields(outputs)
-    for name in ("logits", "out"):
-        scores = fields.get(name, getattr(outputs, name, None))
-        if isinstance(scores, Tensor):
-            return scores
-    rows: list[Tensor] = [part for part in fields.values() if _is_row(part)]
-    return rows[0] if isinstance(outputs, (tuple, list)) and len(rows) == 1 else None
-
-
-def _is_row(part: object) -> bool:
-    return isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2
-
-
-def _fields(outputs: Any) -> dict[str, Any]:
-    """The parts of an output by their names, or by their numbers in a tuple."""
-    if isinstance(outputs, Mapping):
-        return {str(name): part for name, part in outputs.items()}
-    if isinstance(outputs, (tuple, list)):
-        names = getattr(outputs, "_fields", range(len(outputs)))
-        return dict(zip(map(str, names), outputs, strict=True))
-    return dict(getattr(outputs, "__dict__", {}))  # a dataclass or the like
+    raise UserError(NO_LOGITS.format(network.name, kind.__name__, other))
 
 
 def load_network(
@@ -324,40 +288,52 @@ def load_network(
         UserError: If there is no such model or file, or the two do not match.
     """
     if isinstance(model, str) and ":" not in model:
-        network, weights = _torchvision_network(model, weights)
+        network = _torchvision_network(model, weights)
     elif weights == "DEFAULT":
         raise UserError("weights DEFAULT is for torchvision's models; give a file")
-    elif model is None:
-        network = Network("the example network", shapes_model(), CLASSES, size=128)
-    elif isinstance(model, str):
-        network = _user_network(model)
     else:
-        network = Network(type(model).__name__, copy.deepcopy(model))
-    if weights is not None:
-        _load_weights(network, str(weights))
+        network = _other_network(model)
+        if weights is not None:
+            path = str(weights)
+            load_weights(network.model, read_state_dicts(path), path, network.name)
     network.model.float().eval()
+    own = f"weights of {network.name}"
+    check_finite(network.model, own if weights is None else f"weights {weights}")
     given: dict[str, Any] = {"size": size, "mean": mean, "std": std}
     return network._replace(**{key: v for key, v in given.items() if v is not None})
 
 
-def _user_network(name: str) -> Network:
-    try:
-        built = import_object(name)
-        model = copy.deepcopy(built) if isinstance(built, Module) else built()
-    except Exception as error:  # the user's own code
-        raise UserError(f"cannot build model {name}: {brief_error(error)}") from error
-    if not isinstance(model, Module):
+def _other_network(model: str | Module | None) -> Network:
+    """That of the examples, or one of the user's."""
+    if model is None:
+        return Network("the example network", shapes_model(), CLASSES, size=128)
+    name = model if isinstance(model, str) else type(model).__name__
+    built: object = _built(model) if isinstance(model, str) else model
+    if not isinstance(built, Module):
         raise UserError(
             f"model {name} must be or return a torch.nn.Module, got "
-            f"{type(model).__name__}"
+            f"{type(built).__name__}"
         )
-    return Network(name, model)
+    if isinstance(built, torch.jit.ScriptModule):
+        raise UserError(
+            f"model {name} must have layers that can be hooked, got a model that "
+            "torch.jit traced or scripted; give the module that it was made of"
+        )
+    # Weights are loaded in the precision that the network computes in.
+    return Network(name, copy.deepcopy(built).float())
 
 
-def _torchvision_network(
-    name: str, weights: str | Path | None
-) -> tuple[Network, str | Path | None]:
-    """The network, and the file of weights that are still to be loaded."""
+def _built(name: str) -> object:
+    """What ``module:callable`` is or returns."""
+    try:
+        found = import_object(name)
+        return found if isinstance(found, Module) else found()
+    except Exception as error:  # the user's own code
+        raise UserError(f"cannot build model {name}: {brief_error(error)}") from error
+
+
+def _torchvision_network(name: str, weights: str | Path | None) -> Network:
+    """One of torchvision's, with its own weights or those of a file."""
     known = models.list_models(module=models)
     if name.lower() not in known:
         raise UserError(
@@ -365,8 +341,11 @@ def _torchvision_network(
         )
     known_weights = models.get_model_weights(name)
     chosen = known_weights.__members__.get(str(weights))
+    path = None if weights is None or chosen is not None else str(weights)
+    states = {} if path is None else read_state_dicts(path)
+    arguments = _arguments_of_weights(name, states) if states else {}
     try:
-        model = models.get_model(name, weights=chosen)
+        model = models.get_model(name, weights=chosen, **arguments)
     except (OSError, RuntimeError) as error:  # no network, or a broken file
         raise UserError(
             f"cannot download the weights of {name}: {brief_error(error)}"
@@ -377,34 +356,32 @@ def _torchvision_network(
         name,
         model,
         of.meta["categories"],
-        wanted.crop_size[0],
-        wanted.mean,
-        wanted.std,
+        # Vision transformers take pictures of one size alone.
+        size=getattr(model, "image_size", wanted.crop_size[0]),
+        mean=wanted.mean,
+        std=wanted.std,
     )
-    return network, weights if chosen is None else None
+    if path is not None:
+        load_weights(model, states, path, name)
+        if isinstance(model, models.GoogLeNet):
+            # As torchvision leaves it, whether the file holds these heads or not.
+            model.aux_logits, model.aux1, model.aux2 = False, None, None
+    return network
 
 
-def _load_weights(network: Network, path: str) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises all kinds
-        reason = (
-            getattr(error, "strerror", None) or "not a state dict saved by torch.save"
-        )
-        raise UserError(f"cannot read weights {path}: {reason}") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise UserError(
-            f"weights {path} must hold a state dict alone, as of "
-            "torch.save(model.state_dict(), ...)"
-        )
-    try:
-        network.model.load_state_dict(state)  # casts to the model's dtype
-    except RuntimeError as error:
-        raise UserError(
-            f"weights {path} do not fit {network.name}: {brief_error(error)}"
-        ) from error
+def _arguments_of_weights(name: str, states: Mapping[str, StateDict]) -> dict[str, Any]:
+    """The arguments that torchvision's builder sets where it loads such weights."""
+    held = {key: value for state in states.values() for key, value in state.items()}
+    if name.lower() in ("googlenet", "inception_v3"):
+        heads = any(re.search(r"\b(aux1|AuxLogits)\.", key) for key in held)
+        return {"transform_input": True, "init_weights": False, "aux_logits": heads}
+    if name.lower().startswith("vit_"):
+        side = int(name.rpartition("_")[2])  # of a patch
+        for key, value in held.items():
+            if key.endswith("encoder.pos_embedding") and value.dim() == 3:
+                # One position is that of the class token.
+                return {"image_size": side * math.isqrt(value.shape[1] - 1)}
+    return {}
 
 
 _UNKNOWN_RESHAPE = (
@@ -469,16 +446,3 @@ def transform_name(transform: Transform | None) -> str:
     name = getattr(transform, "__qualname__", type(transform).__qualname__)
     module = getattr(transform, "__module__", None)
     return name if module == vit_tokens.__module__ else f"{module}:{name}"
-
-
-def describe_output(outputs: Any) -> str:
-    """The shape of a tensor, or the parts of anything else with theirs."""
-    if isinstance(outputs, Tensor):
-        return str(tuple(outputs.shape))
-    parts = [
-        f"{name} {tuple(part.shape)}"
-        if isinstance(part, Tensor)
-        else f"{name} ({type(part).__name__})"
-        for name, part in _fields(outputs).items()
-    ]
-    return type(outputs).__name__ + (f" with {', '.join(parts)}" if parts else "")

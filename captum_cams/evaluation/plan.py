@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
 from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.class_matching import Matched, match_classes
+from captum_cams.evaluation.class_names import name_outputs
 from captum_cams.evaluation.datasets import DataSet
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
@@ -37,9 +39,15 @@ from captum_cams.evaluation.metrics import (
     THRESHOLDS,
     find_metrics,
 )
-from captum_cams.evaluation.networks import Network, choose_output, transform_name
+from captum_cams.evaluation.networks import (
+    Network,
+    choose_output,
+    probe_output,
+    transform_name,
+)
 from captum_cams.evaluation.papers import FOR_SHAPES, GROUPS, PAPERS, SANITY_OF, Sweep
 from captum_cams.evaluation.records import FORMAT, Run
+from captum_cams.evaluation.results import PROBE
 from captum_cams.evaluation.settings import Settings
 from captum_cams.metrics.sanity import has_own_parameters, is_resettable
 from captum_cams.reshape import Transform
@@ -103,6 +111,8 @@ def make_plan(
         layers = ["block4"]
     names = None if layers is None else list(dict.fromkeys(layers))
     found = find_layers(network, blank, names, reshape)
+    if settings.classes is not None:
+        network = name_outputs(network, settings.classes, found[0].classes)
     channels = min(info.shape[0] for info in found)
     asked = _asked(settings, channels, network.model)
     labels = dict.fromkeys(itertools.chain(*asked.values()))
@@ -113,11 +123,7 @@ def make_plan(
     indices = _indices(len(data.names), settings)
     matched = Matched([])
     if data.classes:
-        wnids: Sequence[str] = getattr(network, "wnids", ())
-        named = network.classes if len(network.classes) == found[0].classes else ()
-        matched = match_classes(
-            data.classes, named, wnids, found[0].classes, network.name
-        )
+        matched = match_classes(data.classes, network, found[0].classes)
     return Plan(
         network=network,
         data=data,
@@ -136,7 +142,7 @@ def make_plan(
             found,
             asked,
             settings,
-            device,
+            blank,
             pictures=[data.names[index] for index in indices],
             shown=[*data.classes],
             notes=[*data.notes, *filter(None, [matched.note, _blur_note(network)])],
@@ -180,7 +186,7 @@ def _run(
     layers: Sequence[LayerInfo],
     asked: Asked,
     settings: Settings,
-    device: torch.device,
+    blank: Tensor,
     *,
     pictures: list[str],
     shown: list[str],
@@ -196,12 +202,15 @@ def _run(
         settings={
             **asdict(settings),
             "reshape": reshaped or None,
-            "device": device.type,
+            "device": blank.device.type,
             "size": network.size,
             "mean": list(network.mean),
             "std": list(network.std),
             "digest of the parameters": parameters_digest(network.model),
+            "model gives": network.given,
+            PROBE: probe_output(network, blank),
             "digest of the labels": _digest_of_file(settings.labels),
+            "digest of the classes": _digest_of_file(settings.classes),
         },
         network=network.name,
         pictures=pictures,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.records import FORMAT, Record, Run
 
 RUN = "run.json"
+PROBE = "probe output"
+"""The fact that holds what the model gives for noise."""
+_ROUNDING = 1e-3  # between outputs on other threads and machines
 
 
 class _Extent(NamedTuple):
@@ -187,7 +191,15 @@ def check_same_facts(
     """
     for name in {**now, **before}:
         old, new = before.get(name), now.get(name)
-        if old != new:
+        if name == PROBE and old is not None:
+            if not _are_close(old, new):
+                raise UserError(
+                    f"{folder} holds a run of a model that computes something else: "
+                    f"its first outputs for noise were {_shown(old)} and now are "
+                    f"{_shown(new)}; give the model as it was, or write to another "
+                    "folder"
+                )
+        elif old != new:
             name, old, new = _first_difference(name, old, new)
             raise UserError(
                 f"{folder} holds a run with {name} {_shown(old)}, which now is "
@@ -228,6 +240,19 @@ def check_same_pictures(
                 f"{folder} holds results of {record['picture']}, whose file or "
                 "annotation has changed since; put it back, or write to another folder"
             )
+
+
+def _are_close(old: Any, new: Any) -> bool:
+    """Whether two lists of numbers, or of None, differ by no more than rounding."""
+    scale = max((abs(value) for value in old if value is not None), default=0.0)
+    return len(old) == len(new) and all(
+        one == other
+        or (
+            None not in (one, other)
+            and math.isclose(one, other, abs_tol=_ROUNDING * scale)
+        )
+        for one, other in zip(old, new, strict=True)
+    )
 
 
 def _fixed_facts(run: Run) -> dict[str, object]:

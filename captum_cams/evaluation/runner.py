@@ -59,6 +59,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     metrics: Sequence[str] | None = None,
     *,
     preset: str | None = None,
+    classes: str | Path | None = None,
     reshape: str | Transform | None = None,
     explain: str | None = None,
     target: str | None = None,
@@ -102,9 +103,10 @@ def evaluate(  # noqa: PLR0913, PLR0917
         model (str or Module, optional): A classifier of torchvision by its name,
             ``"module:callable"``, or a model, of which a copy is used. Default: None,
             the network of the examples
-        weights (str or Path, optional): A file with the model's state dict, or
-            torchvision's by their name, such as ``"DEFAULT"``. Default: None, as the
-            model is built
+        weights (str or Path, optional): A file with the model's state dict, of
+            `torch.save` or safetensors, alone or under a key such as ``state_dict``,
+            its names with or without ``module.`` or another prefix; or torchvision's by
+            their name, such as ``"DEFAULT"``. Default: None, as the model is built
         layers (sequence of str, optional): Dotted names, or one. Default: None, the
             last layer that can give feature maps of the pictures and on whose positions
             the scores depend; of the network of the examples ``block4``
@@ -140,6 +142,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
             `limit`, `model`, `weights`, `layers`, `protocol`, `explain` and `target`
             that are None. With a model of your own its weights and layers are left out,
             with another data set its split and limit. Default: None
+        classes (str or Path, optional): A file with the names of the model's outputs,
+            one a line or in JSON; WordNet's ids may stand before the names. Default:
+            None, torchvision's where the model is theirs
         protocol (str, optional): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default:
             None, the preset's or ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
@@ -221,6 +226,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
         resize=resize,
         model=type(model).__name__ if isinstance(model, Module) else model,
         weights=None if weights is None else str(weights),
+        classes=resolved("classes", classes),
         explain=explain,
         target=target,
         protocol=protocol,

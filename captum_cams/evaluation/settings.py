@@ -36,6 +36,7 @@ class Settings:
     model: str | None
     """Its name; None is the network of the examples."""
     weights: str | None
+    classes: str | None
     explain: str
     target: str
     protocol: str

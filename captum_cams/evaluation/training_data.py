@@ -82,8 +82,7 @@ def match_outputs(data: TrainingData, network: Network, outputs: int) -> Trainin
     Raises:
         UserError: If a class has none.
     """
-    names = network.classes if len(network.classes) == outputs else ()
-    matched = match_classes([*data.classes.values()], names, (), outputs, network.name)
+    matched = match_classes([*data.classes.values()], network, outputs)
     targets: list[int] = []
     for name, output in zip(data.classes.values(), matched.outputs, strict=True):
         if output is None:
