@@ -307,6 +307,12 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
         "as DEFAULT or IMAGENET1K_V1 (default: as the model is built)",
     )
     add(
+        "--classes",
+        metavar="FILE",
+        help="names of the model's outputs, one a line or in JSON, such as ImageNet's "
+        "LOC_synset_mapping.txt (default: torchvision's where the model is theirs)",
+    )
+    add(
         "--size",
         metavar="N",
         type=_count,
@@ -334,13 +340,6 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
 
 
 def _add_explained(command: argparse.ArgumentParser) -> None:
-    """What the network's outputs are, and which one is explained."""
-    command.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="names of the model's outputs, one a line or in JSON, such as ImageNet's "
-        "LOC_synset_mapping.txt (default: torchvision's where the model is theirs)",
-    )
     command.add_argument(
         "--explain",
         choices=EXPLAIN,

@@ -59,7 +59,7 @@ def network():
 
 def run(out, model=None, root="data", **settings):
     model = network() if model is None else model
-    return fine_tune(out, root, model, layer="2", **QUICK | settings)
+    return fine_tune(out, root, model, **{"layer": "2"} | QUICK | settings)
 
 
 def read(part):
@@ -362,3 +362,19 @@ def test_the_preset_names_the_command(capsys):
     assert "run `captum-cams fine-tune`" in error
     assert error.count("\n") == 1
     assert not Path("out").exists()
+
+
+def test_classes_are_the_outputs_of_their_names():
+    """In a network whose outputs are in another order, and more."""
+    Path("names.txt").write_text("c\nb\na\n")
+    torch.manual_seed(0)
+    model = nn.Sequential(network()[:6], nn.Linear(24, 3))
+    top1 = run("out", model=model, classes="names.txt", layer="0.2")
+    with torch.no_grad():
+        model[1].weight.copy_(model[1].weight[[1, 2, 0]])
+        model[1].bias.copy_(model[1].bias[[1, 2, 0]])
+    Path("names.txt").write_text("b\na\nc\n")
+    assert run("other", model=model, classes="names.txt", layer="0.2") == top1
+    Path("names.txt").write_text("c\nd\na\n")
+    with pytest.raises(ValueError, match="Sequential has no output for the class 'b'"):
+        run("third", model=model, classes="names.txt", layer="0.2")

@@ -22,6 +22,7 @@ from captum_cams._validation import (
     kind_of,
 )
 from captum_cams.augmentation import GroupCamBlend
+from captum_cams.evaluation.class_names import name_outputs
 from captum_cams.evaluation.errors import UserError
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import AsModule, ExplainTask, blur_of, parse_method
@@ -68,6 +69,7 @@ def fine_tune(  # noqa: PLR0913
     weights: str | Path | None = None,
     layer: str | None = None,
     *,
+    classes: str | Path | None = None,
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -120,6 +122,9 @@ def fine_tune(  # noqa: PLR0913
         layer (str, optional): Dotted name of the layer that gives the masks. Default:
             None, the last one that can give feature maps of the pictures; of the
             network of the examples ``block4``
+        classes (str or Path, optional): A file with the names of the model's outputs,
+            as of :func:`evaluate`. Default: None, torchvision's where the model is
+            theirs
         size (int, optional): Pixels along each side of the network's pictures.
             Default: None, as torchvision's model wants them, else 224
         mean (sequence of float, optional): Of the colors in [0, 1], for normalizing.
@@ -166,6 +171,7 @@ def fine_tune(  # noqa: PLR0913
         "root": resolved("root", root),
         "model": type(model).__name__ if isinstance(model, Module) else model,
         "weights": None if weights is None else str(weights),
+        "classes": resolved("classes", classes),
         "epochs": check_count("epochs", epochs),
         "batch_size": check_count("batch_size", batch_size),
         "learning_rate": check_number("learning_rate", learning_rate, "(0, inf)"),
@@ -218,6 +224,8 @@ def _make_plan(
     if layer is None and settings["model"] is None:
         layer = "block4"
     (found,) = find_layers(network, blank, None if layer is None else [layer])
+    if settings["classes"] is not None:
+        network = name_outputs(network, settings["classes"], found.classes)
     data = match_outputs(data, network, found.classes)
     if found.transform is not None:
         raise UserError(
