@@ -1,6 +1,7 @@
 """The arguments of the command line, and what is wrong with them in one sentence."""
 
 import argparse
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from captum_cams.evaluation.settings import TARGETS
 from captum_cams.evaluation.user_code import parse_call
 
 _DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
+_LARGEST_SIZE = 2**13  # pixels of a side; methods hold many pictures at once
 _OF_YOUR_OWN = (
     "or module:class for a class of your own, with arguments where wanted, such as "
     '"group-cam(groups=8)"'
@@ -93,6 +95,7 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
     add(
         "--layer",
         metavar="PATH",
+        type=_name,
         help="dotted name of the layer, such as layer4 or features.12 (default: the "
         "last layer that gives feature maps of the picture on which the scores depend)",
     )
@@ -183,6 +186,7 @@ def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
     add(
         "--layer",
         metavar="PATH",
+        type=_name,
         help="dotted name of the layer that gives the masks (default: the last one "
         "that gives feature maps of the pictures on which the scores depend; block4 of "
         "the network of the examples)",
@@ -287,7 +291,8 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 def _add_device(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--device", metavar="D", help="default: the process' own GPU, else the CPU")
-    add("--seed", metavar="S", type=int, default=0, help="default: 0")
+    seed = partial(_count, least=-(2**63), most=2**64 - 1)  # as PyTorch takes them
+    add("--seed", metavar="S", type=seed, default=0, help="default: 0")
 
 
 def _add_network(command: argparse.ArgumentParser, resize: str | None = None) -> None:
@@ -315,7 +320,7 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
     add(
         "--size",
         metavar="N",
-        type=_count,
+        type=partial(_count, most=_LARGEST_SIZE),
         help="pictures are resized to N x N pixels (default: as torchvision's model "
         "wants it, else 224)",
     )
@@ -328,7 +333,7 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
             "shorter side to N, and of this the central square, which distorts nothing "
             f"(default: {resize})",
         )
-    for name, kind in (("mean", float), ("std", _positive)):
+    for name, kind in (("mean", _number), ("std", _positive)):
         add(
             f"--{name}",
             metavar=("R", "G", "B"),
@@ -411,29 +416,55 @@ def _names(text: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
-    return [part.strip() for part in parts]
-
-
-def _count(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
+    names = [part.strip() for part in parts]
+    if "" in names:
         raise argparse.ArgumentTypeError(
-            f"must be an integer of at least {least}, got {text!r}"
+            f"must be names with commas between them, got an empty one in {text!r}"
         )
-    return int(text)
+    return names
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+def _count(text: str, least: int = 1, most: int = 10**7) -> int:
+    try:
+        number = int(text)
+    except ValueError:  # also of thousands of digits
+        number = least - 1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least {least} and at most {most}, got {text!r}"
+        )
+    return number
+
+
+def _number(text: str, positive: bool = False) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Beyond that numbers in single precision are infinite.
+    if not abs(value) < 3e38 or (positive and value <= 0):
+        above = " above 0" if positive else ""
+        raise argparse.ArgumentTypeError(
+            f"must be a finite number{above}, got {text!r}"
+        )
     return value
+
+
+_positive = partial(_number, positive=True)
 
 
 def _target(text: str) -> int | None:
     if text == "top1":
         return None
-    if not text.isdecimal():
+    try:
+        return _count(text, least=0)
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f"must be top1 or the index of a class, got {text!r}"
-        )
-    return int(text)
+        ) from error
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a name, got an empty one")
+    return text

@@ -4,7 +4,6 @@ Maps laid over their pictures, and curves of what they hide and show.
 Figures are returned, never shown or saved, and leave pyplot's state alone.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from captum_cams._lettering import fitted, legible, text_style
 from captum_cams._validation import check_number, check_real, kind_of
 from captum_cams.metrics._metric import resized
 from captum_cams.metrics.stability import normalize
 
 _CELL = 2.2  # inches
-_LINE_LENGTH = 30  # of a line of text that fits above a cell
-_FONT = 8
+_TITLE = 0.75 * _CELL  # color bars take some of the room
+_FONT = TITLE_SIZE = 8  # points
 
 
 class _Scale(NamedTuple):
@@ -274,7 +274,8 @@ def _label_curves(axes: Axes, title: str, share: str) -> None:
         title_fontsize=_FONT,
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        label = legible(text.get_text())
+        text.set(text=label, **text_style(label))
 
 
 def _check_curves(name: str, values: Tensor) -> Tensor:
@@ -422,10 +423,8 @@ def _draw_boxes(axes: Axes, boxes: Tensor | None) -> None:
 
 
 def _title(axes: Axes, text: str | None) -> None:
-    lines = (text or "").splitlines()
-    wrapped = "\n".join(textwrap.fill(line, _LINE_LENGTH) for line in lines)
-    # A file's name may hold a dollar sign.
-    axes.set_title(wrapped, fontsize=_FONT, parse_math=False)
+    lines = fitted(text or "", _TITLE, _FONT)
+    axes.set_title(lines, fontsize=_FONT, **text_style(lines))
 
 
 def _color_bar(figure: Figure, cells: list[list[Axes]], scale: _Scale) -> None:

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the bottom up. Modules of one level do not import each other, but within the
 # packages of `FREE_INSIDE`. A package's name stands for its modules that are not listed.
 FLOORS = [
-    ["_captum", "_nested", "_numerics"],
+    ["_captum", "_lettering", "_nested", "_numerics"],
     ["_validation", "module_search", "watch"],
     ["attr.registry", "blur", "quadrature"],
     [

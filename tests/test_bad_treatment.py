@@ -3,7 +3,12 @@
 import ast
 import contextlib
 import gc
+import io
+import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -459,6 +464,100 @@ def test_bytes_that_are_no_weights(whole, data, folder, capsys):
     path = folder / "noise.pt"
     path.write_bytes(data.draw(noise))
     one_sentence([folder / "good.png", "--weights", path, "--layer", "none"], capsys)
+
+
+HELP, MISSING = ["--help"], ["explain", "missing.png"]
+
+
+def run(arguments):
+    """The exit code of a command, also of one that argparse ends."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as exit:
+        return exit.code
+
+
+@contextlib.contextmanager
+def broken_pipe():
+    """Whose reader is gone, as after `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        yield stream
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code"),
+    [("stdout", HELP, 141), ("stderr", HELP, 0), ("stderr", MISSING, 2)],
+)
+def test_a_reader_may_stop_reading(name, arguments, code, monkeypatch, capsys):
+    with broken_pipe() as stream:
+        monkeypatch.setattr(sys, name, stream)
+        assert run(arguments) == code
+        monkeypatch.undo()
+    # Nothing was left in the stream that its end could not write, and nothing was said.
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_may_stop_reading_while_pictures_are_explained(
+    folder, monkeypatch, capsys
+):
+    with broken_pipe() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run(["explain", str(folder / "good.png")]) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "words"),
+    [
+        (
+            "stdout",
+            HELP,
+            2,
+            "captum-cams: cannot read or write: No space left on device\n",
+        ),
+        ("stderr", MISSING, 2, ""),
+    ],
+)
+def test_a_stream_to_a_full_disk(name, arguments, code, words, monkeypatch, capsys):
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, name, stream)
+        assert run(arguments) == code
+        monkeypatch.undo()
+    assert capsys.readouterr().err == words
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(HELP, 0), (MISSING, 2)])
+def test_closed_streams(arguments, code, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run(arguments) == code
+    for name in ("stdout", "stderr"):
+        getattr(sys, name).close()
+
+
+def test_a_terminal_of_few_letters(folder, monkeypatch):
+    name = shutil.copy(folder / "good.png", folder / "zähler 山.png")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    options = ["--methods", "grad-cam", "--out", str(folder)]
+    assert run(["explain", str(name), *options]) == 0
+    assert rb"z\xe4hler \u5c71.png: " in stream.buffer.getvalue()
+
+
+@pytest.mark.slow
+def test_an_interpreter_ends_quietly_without_a_reader():
+    code = "from captum_cams.cli import main; import sys; sys.exit(main(['--help']))"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with broken_pipe() as stream:
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(
+            command, stdout=stream, stderr=subprocess.PIPE, env=environment
+        )
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("name", ["code.pt", "scalar.pt"])

@@ -1,7 +1,10 @@
+import errno
+import gc
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from captum_cams import LayerRSIGradCam, __version__, _cli_parser, cli
 from captum_cams.evaluation.pictures import (
     RESIZE,
     open_picture,
+    printable,
     read_picture,
     resize_picture,
 )
@@ -401,11 +405,118 @@ def test_mean_and_std_are_undone_for_the_figure_alone(panels):
 def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
     monkeypatch.setattr(cli, "_ROWS", 3)
     options = ["--model", "user_code:build", "--size", 32, "--methods", "grad-cam"]
-    assert explain(*["picture.png"] * 4, *options) == 0
+    read, figures = [], []
+    draw, read_picture = cli.panel, cli.read_picture
+
+    def panel(*arguments):
+        gc.disable()  # what the command itself does not release stays
+        assert not any(figure() for figure in figures)
+        figure = draw(*arguments)
+        figures.append(weakref.ref(figure))
+        return figure
+
+    monkeypatch.setattr(cli, "panel", panel)
+    monkeypatch.setattr(
+        cli, "read_picture", lambda *of: read.append(len(figures)) or read_picture(*of)
+    )
+    try:
+        assert explain(*copies(4), *options) == 0
+    finally:
+        gc.enable()
     assert [len(images) for images, *_ in panels] == [3, 1]
+    assert read == [0, 0, 0, 1]  # the last when the first figure is done
     first, second = (f"captum-cams-explain-{i}.png" for i in (1, 2))
     assert size_of(first)[1] > 2 * size_of(second)[1]
     assert not Path("captum-cams-explain.png").exists()
+
+
+def copies(number):
+    names = [f"copy {i}.png" for i in range(number)]
+    for name in names:
+        shutil.copy("picture.png", name)
+    return names
+
+
+def test_a_picture_that_breaks_off_does_not_stop_the_others(panels, capsys):
+    names = copies(4)
+    content = Path("picture.png").read_bytes()
+    for broken in names[1:3]:
+        Path(broken).write_bytes(content[: len(content) // 2])
+    assert explain(*names, *GRAD_CAM[1:]) == 2
+    reason = "not a picture, or a broken one"
+    errors = "; ".join(f"cannot read {name}: {reason}" for name in names[1:3])
+    assert capsys.readouterr().err == f"captum-cams: {errors}\n"
+    ((images, _, titles, _),) = panels
+    assert len(images) == 2
+    assert [title.split("\n")[0] for title in titles] == [names[0], names[3]]
+    # Nothing but broken pictures makes no figure.
+    assert explain(names[1], *GRAD_CAM[1:], "--out", "none") == 2
+    assert not [*Path("none").iterdir()]
+
+
+def test_a_wrong_name_is_told_before_the_work_begins(panels, capsys):
+    for name in ("missing.png", "noise.bin"):
+        assert explain("picture.png", name, *GRAD_CAM[1:], "--out", "new") == 2
+        assert f"cannot read {name}: " in capsys.readouterr().err
+    assert panels == [] and not Path("new").exists()
+
+
+def test_a_file_is_explained_once(panels):
+    Path("link.png").symlink_to("picture.png")
+    (other,) = copies(1)
+    given = ["picture.png", other, "./picture.png", "link.png", Path.cwd() / other]
+    assert explain(*given, *GRAD_CAM[1:]) == 0
+    ((_, _, titles, _),) = panels
+    assert [title.split("\n")[0] for title in titles] == ["picture.png", other]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/cat.jpg", "x/dog.jpg"], ["cat.jpg", "dog.jpg"]),
+        (["a/cat.jpg", "b/cat.jpg"], ["a/cat.jpg", "b/cat.jpg"]),
+        (["cat.jpg", "./a/cat.jpg", "b/d.jpg"], ["cat.jpg", "a/cat.jpg", "d.jpg"]),
+        (
+            ["x/a/cat.jpg", "x/b/cat.jpg", "y/b/cat.jpg"],
+            ["a/cat.jpg", "x/b/cat.jpg", "y/b/cat.jpg"],
+        ),
+        (["/cat.jpg", "/d/cat.jpg", "cat.jpg"], ["/cat.jpg", "d/cat.jpg", "cat.jpg"]),
+        (["a\x1b/c.jpg", "b/c.jpg"], [r"a\x1b/c.jpg", "b/c.jpg"]),
+    ],
+)
+def test_names_have_the_folders_that_tell_them_apart(paths, names):
+    assert cli._names_apart(paths) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("zähler 山 a\u202f\u3000$x$.png", "zähler 山 a\u202f\u3000$x$.png"),
+        ("a\nb\rc\td", r"a\nb\rc\td"),
+        ("\x1b[31m\b\a\x7f\x9b", r"\x1b[31m\x08\x07\x7f\x9b"),
+        ("\u202agpj\u202e\u2066\u2069", r"\u202agpj\u202e\u2066\u2069"),
+        ("\u200b\u200d\ufeff\u00ad", r"\u200b\u200d\ufeff\xad"),
+        ("\u2028\u2029\udcff", r"\u2028\u2029\udcff"),
+    ],
+)
+def test_what_is_printed_is_one_line_that_commands_nothing(text, shown):
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+def test_names_command_no_terminal(panels, capsys):
+    name, shown = "\x1b[31m\u202e\nx.png", r"\x1b[31m\u202e\nx.png"
+    assert explain(name) == 2
+    assert capsys.readouterr().err == (
+        f"captum-cams: cannot read {shown}: No such file or directory\n"
+    )
+    shutil.copy("picture.png", name)
+    assert explain(name, *GRAD_CAM[1:], "--out", "\x1b[0m") == 0
+    output = capsys.readouterr().out
+    assert f"\n{shown}: class" in output
+    assert r"/\x1b[0m/captum-cams-explain.png" in output
+    assert "\x1b" not in output
+    assert panels[0][2][0].startswith(f"{shown}\n")
 
 
 @pytest.mark.parametrize("resize", RESIZE)
@@ -517,7 +628,28 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         ),
         (["explain", "picture.png", "--size", "0"], "must be an integer of at least 1"),
         (["explain", "picture.png", "--size", "20"], "fails on a picture of 20 x 20"),
-        (["explain", "picture.png", "--std", "0", "1", "1"], "must be above 0, got 0"),
+        (["explain", "picture.png", "--std", "0", "1", "1"], "above 0, got '0'"),
+        (["explain", "picture.png", "--std", "inf", "1", "1"], "must be a finite"),
+        (["explain", "picture.png", "--mean", "nan", "0", "0"], "must be a finite"),
+        (["fine-tune", "--learning-rate", "1e300"], "must be a finite number above 0"),
+        (["explain", *GRAD_CAM, "--std", "1e-300", "1", "1"], "gives NaN or infinity"),
+        (["explain", "picture.png", "--size", "100000"], "at most 8192, got '100000'"),
+        (["explain", "picture.png", "--size", "9" * 5000], "at most 8192, got '999"),
+        (["explain", "picture.png", "--target", "9" * 5000], "must be top1 or the"),
+        (["explain", "picture.png", "--layer", ""], "--layer: must be a name, got an"),
+        (["fine-tune", "--layer", " "], "--layer: must be a name, got an empty one"),
+        (["evaluate", "--layers", "block4,"], "got an empty one in 'block4,'"),
+        (["evaluate", "--methods", ",grad-cam"], "got an empty one in ',grad-cam'"),
+        (["evaluate", "--metrics", ""], "--metrics: must be names with commas"),
+        (["evaluate", "--seed", "9" * 20], "--seed: must be an integer of at least -9"),
+        (["fine-tune", "--seed", "x"], "--seed: must be an integer of at least -9"),
+        (["evaluate", "--batch-size", f"{10**30}"], "at most 10000000, got '1000"),
+        (["evaluate", "--limit", "1000000000000"], "at most 10000000, got '1000"),
+        (["evaluate", "--device", "nonsense"], "cannot use device nonsense: "),
+        (["evaluate", "--device", "meta"], "cannot use device meta: RuntimeError"),
+        (["evaluate", "--out", "noise.bin/x"], "the folder noise.bin/x: Not a dir"),
+        (["demo", "--out", "noise.bin/x"], "--out noise.bin/x: Not a directory"),
+        (["fine-tune", "--out", "noise.bin"], "the folder noise.bin: File exists"),
         (["explain", *USER, "nothing:at_all"], "No module named 'nothing'"),
         (["explain", *USER, "user_code:nothing"], "has no attribute 'nothing'"),
         (["explain", *USER, "user_code:number"], "must be or return a torch.nn.Module"),
@@ -580,6 +712,62 @@ def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     assert words in error
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+NO_MEMORY = "not enough memory; a smaller --size or --batch-size takes less"
+TORCH_MEMORY = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fine_tune"])
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (FULL, "cannot read or write: No space left on device"),
+        (
+            OSError(errno.EROFS, "Read-only", "a\x1b"),
+            r"cannot read or write a\x1b: Read-only",
+        ),
+        (OSError("no number"), "cannot read or write: no number"),
+        (MemoryError(), NO_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), NO_MEMORY),
+        (TORCH_MEMORY, NO_MEMORY),
+    ],
+)
+def test_what_fails_around_a_run_is_one_sentence(
+    command, error, sentence, monkeypatch, capsys
+):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(cli, command, fail)
+    assert cli.main([command.replace("_", "-")]) == 2
+    again = "the same command goes on from here"
+    assert capsys.readouterr().err == f"captum-cams: {sentence}; {again}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, RuntimeError, KeyError])
+def test_a_fault_of_the_program_keeps_its_traceback(error, monkeypatch):
+    def fail(**_):
+        raise error("ours")
+
+    monkeypatch.setattr(cli, "evaluate", fail)
+    with pytest.raises(error, match="ours"):
+        cli.main(["evaluate"])
+
+
+def test_a_figure_that_cannot_be_written_is_named(monkeypatch, capsys):
+    def write(figure, path, **_):
+        raise FULL
+
+    monkeypatch.setattr(cli.Figure, "savefig", write)
+    assert explain(*GRAD_CAM) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "captum-cams: cannot write captum-cams-explain.png: No space left on device\n"
+    )
 
 
 @pytest.mark.parametrize(

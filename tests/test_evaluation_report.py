@@ -221,6 +221,38 @@ def test_names_that_are_not_unicode_can_be_written(tmp_path):
     assert the_row(tmp_path, metric="pointing_game", category="caf\\udce9")
 
 
+ROUGH = "a|b`c*\x1b[31m\u202ed\u200be\nf<i>\udce9"
+
+
+def test_rough_names_are_spelled_out_in_tables_and_report(tmp_path):
+    record = a_record(category=ROUGH, values={"pixel_energy": 1.0})
+    record["picture"] = ROUGH
+    other = a_record(1, category="dog", values={"pixel_energy": 0.5})
+    skipped = {"index": 2, "picture": "x", "skipped": f"cannot read {ROUGH}"}
+    records = [record, other, skipped]
+    summary = Summary(a_run(classes=[ROUGH, "dog"], network=ROUGH), records)
+    tables.write(tmp_path, summary)
+
+    def explain(*of):
+        return *gallery(*of)[:3], ROUGH
+
+    drawings = figures.write(tmp_path, summary, records, explain)
+    report.write(tmp_path, summary, records, drawings, explain)
+    page = Page()
+    page.feed((tmp_path / "report.html").read_text("utf-8"))
+    shown = r"a|b`c*\x1b[31m\u202ed\u200be\nf<i>\udce9"
+    assert f"cannot read {shown}" in page.text
+    assert shown in page.text.partition("Gallery of")[2]
+    assert any(f"({shown}, 1.png)" in image["alt"] for image in page.images)
+    markdown = (tmp_path / "summary.md").read_text("utf-8")
+    for mark in r"\|`*[<>":
+        shown = shown.replace(mark, f"\\{mark}")
+    assert f"| {shown} | " in markdown and f"cannot read {shown}" in markdown
+    for file in ("summary.md", "summary.csv", "report.html"):
+        text = (tmp_path / file).read_text("utf-8")
+        assert not {*"\x1b\u202e\u200b"} & {*text}
+
+
 NOISE, CLEAR, ITSELF = (
     Difference(-1, -2, 1),
     Difference(-2, -3, -1),

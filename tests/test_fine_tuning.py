@@ -378,3 +378,24 @@ def test_classes_are_the_outputs_of_their_names():
     Path("names.txt").write_text("c\nd\na\n")
     with pytest.raises(ValueError, match="Sequential has no output for the class 'b'"):
         run("third", model=model, classes="names.txt", layer="0.2")
+
+
+def test_inputs_that_are_not_finite_are_named_before_the_training(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"epoch 0 with the blend fails: .* or another"
+    ):
+        fine_tune(tmp_path, epochs=1, groups=2, std=(1e-300, 1, 1))
+
+
+def test_a_full_disk_keeps_what_was_written_before(tmp_path, monkeypatch):
+    """And is an error of the system, which torch.save would hide."""
+    path = tmp_path / "blend.pt"
+    fine_tuning._save({"a": torch.ones(2)}, path)
+
+    def write(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left"):
+        fine_tuning._save({"a": torch.zeros(2)}, path)
+    assert torch.load(path, weights_only=True)["a"].tolist() == [1, 1]

@@ -1,10 +1,12 @@
 import io
+import itertools
 
 import pytest
 import torch
 from matplotlib import pyplot
 from PIL import Image
 
+from captum_cams import _lettering
 from captum_cams.masks import upsample
 from captum_cams.visualization import curves, overlay, panel
 
@@ -165,6 +167,79 @@ def test_what_does_not_fit_is_named(images, change, message):
     fitting = {"images": images, "attributions": {"a": torch.rand(N, 3, 4)}}
     with pytest.raises(ValueError, match=message):
         panel(**{**fitting, **change})
+
+
+def lines_of(figure):
+    """The titles of the first cells, when all is drawn, and of which fonts."""
+    figure.savefig(io.BytesIO(), format="png")  # a missing glyph would be a warning
+    return [axes.title for axes in cells(figure)]
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("plain é.png", "plain é.png"),
+        ("a$x$b_c^2.png", "a$x$b_c^2.png"),
+        (r"cost $\frac.png", r"cost $\frac.png"),
+        # No font that matplotlib brings has these.
+        ("\U00012000\U0001f9ff.png", r"\U00012000\U0001f9ff.png"),
+        ("a\x1b\u202e\u200b\udcff", r"a\x1b\u202e\u200b\udcff"),
+        ("two words", "two words"),
+        ("a" * 99 + "b.png", "a" * 29 + "…" + "a" * 25 + "b.png"),
+    ],
+)
+def test_names_are_drawn_as_they_are_or_spelled_out(images, name, drawn, monkeypatch):
+    installed = _lettering.font_manager.fontManager.ttflist
+    brought = [font for font in installed if "matplotlib" in font.fname]
+    monkeypatch.setattr(_lettering.font_manager.fontManager, "ttflist", brought)
+    monkeypatch.setattr(_lettering, "_FAMILIES", {})
+    figure = panel(images, {name: torch.rand(N, 3, 4)}, [name, "\n"])
+    row, column, last, _ = lines_of(figure)
+    for title in (row, column):
+        assert title.get_text().replace("\n", "") == drawn
+        assert not title.get_parse_math()
+    assert last.get_text().strip() == ""
+    legend = curves({name: torch.rand(2, 3)}).axes[0].get_legend()
+    assert legend.get_texts()[0].get_text()[:4] == drawn[:4]
+    legend.figure.savefig(io.BytesIO(), format="png")
+
+
+def test_letters_come_from_any_installed_font(images):
+    # STIXGeneral, which matplotlib brings, has what its default font lacks.
+    name = "a\N{COMBINING ENCLOSING CIRCLE}b"
+    title = lines_of(overlay(images[:1], torch.rand(1, 3, 4), [name]))[0]
+    assert title.get_text() == name
+    assert title.get_fontfamily()[0] == "sans-serif"
+    assert "Last Resort" not in "".join(title.get_fontfamily())
+
+
+def test_fonts_are_looked_through_once_for_each_letter(monkeypatch):
+    looked = []
+    manager = _lettering.font_manager
+    get_font = manager.get_font
+    monkeypatch.setattr(_lettering, "_FAMILIES", {})
+    monkeypatch.setattr(
+        manager, "get_font", lambda path: looked.append(path) or get_font(path)
+    )
+    for name in ("plain", "a $ é"):
+        _lettering.legible(name)
+    assert len({*looked}) == 1  # the default one
+    _lettering.legible("\U00012000")
+    assert len({*looked}) > 1
+    looked.clear()
+    _lettering.legible("x\U00012000")
+    assert len({*looked}) == 1
+
+
+@pytest.mark.parametrize("methods", [1, 3])
+@pytest.mark.parametrize("name", ["W" * 99, "wide words " * 9, "山" * 20, "i-" * 40])
+def test_titles_do_not_reach_their_neighbors(images, name, methods):
+    maps = {f"{i}{name}": torch.rand(N, 3, 4) - i % 2 for i in range(methods)}
+    figure = panel(images, maps, [name, name])
+    boxes = [title.get_window_extent() for title in lines_of(figure)[: 1 + methods]]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
+    assert boxes[0].x0 >= 0
 
 
 def labels(axes):

@@ -8,7 +8,6 @@ those that are shown are explained again, with the same seeds.
 
 import math
 import re
-import textwrap
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
+from captum_cams._lettering import fitted, legible, text_style
 from captum_cams.evaluation.errors import UserError, brief_error
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS, RANDOMIZATION, value_of
@@ -47,14 +47,13 @@ from captum_cams.evaluation.records import Explained, Record, Run
 from captum_cams.evaluation.summary import Array, Mean, Summary, protocols_of
 from captum_cams.evaluation.tables import compared_methods
 from captum_cams.metrics._metric import resized
-from captum_cams.visualization import panel
+from captum_cams.visualization import TITLE_SIZE, panel
 
 FOLDER = "figures"
 
 _WINDOW = 1000  # pictures of a rolling mean (RSI-Grad-CAM, Fig. 16), a tenth if fewer
 _WIDTH = 13.0  # inches of a figure of maps; the report scales a wider one down
 _NARROWEST, _WIDEST = 1.3, 2.2  # inches of its cells
-_LETTERS = 13  # to the inch
 _LINE = 0.15  # inches of a line of text
 
 Gallery: TypeAlias = Callable[[int, int, str, str], tuple[Tensor, Tensor, Tensor, str]]
@@ -289,7 +288,9 @@ def _box_panel(one: Axes, rows: Mapping[str, Array], logarithmic: bool) -> None:
     else:
         smallest = min(row[row > 0].min(initial=1) for row in rows.values())
         one.set_yscale("symlog", linthresh=max(smallest, 1e-12))
-    one.set_xticks(range(1, len(rows) + 1), list(rows), rotation=25, ha="right")
+    labels = [*map(legible, rows)]
+    ticks = range(1, len(rows) + 1)
+    one.set_xticks(ticks, labels, rotation=25, ha="right", **text_style(*labels))
 
 
 def _dark(sheet: _Sheet) -> _Drawn:
@@ -430,7 +431,8 @@ def _sweep(sheet: _Sheet) -> _Drawn:
 def _sanity(sheet: _Sheet) -> _Drawn:
     """Similarity to the trained map over the layers that lose their weights."""
     run, (key,) = sheet.summary.run, sheet.figure.metrics
-    x = [*range(1, len(run["randomized"]) + 1)]
+    names = [*map(legible, run["randomized"])]
+    x = [*range(1, len(names) + 1)]
     canvas, axes = panels([layer_title(layer) for layer in sheet.layers])
     drawn = False
     for one, layer in zip(axes, sheet.layers, strict=True):
@@ -439,7 +441,7 @@ def _sanity(sheet: _Sheet) -> _Drawn:
             mark = MARKS[i % len(MARKS)]
             drawn |= draw_line(one, x, means, sheet.style(method), 1, mark)
         one.axhline(0, color="0.5", lw=0.8)
-        one.set_xticks(x, run["randomized"], rotation=35, ha="right")
+        one.set_xticks(x, names, rotation=35, ha="right", **text_style(*names))
         down = "down to " if "cascading" in key else ""
         one.set_xlabel(f"randomized {down}layer", fontsize=8)
         one.set_ylabel("likeness to the trained map ↓", fontsize=8)
@@ -525,17 +527,18 @@ def _map_panel(
 ) -> Canvas:
     """A panel whose text fits its cells; `titles` holds the lines above each row."""
     cell = min(_WIDEST, max(_NARROWEST, _WIDTH / (1 + len(columns))))
-    letters = int(_LETTERS * cell)
 
     def wrapped(lines: Iterable[str]) -> str:
-        return "\n".join(textwrap.fill(line, letters) for line in lines if line)
+        return fitted("\n".join(filter(None, lines)), 0.9 * cell, TITLE_SIZE)
 
     rows = next(iter(columns.values()))
     texts = [wrapped(lines) for lines in titles]
-    maps = {
-        wrapped([name]): torch.stack([one.cam for one in cells])  # (N, 1, H, W)
-        for name, cells in columns.items()
-    }
+    maps: dict[str, Tensor] = {}
+    for name, cells in columns.items():
+        title = wrapped([name])
+        while title in maps:  # of two names that are shortened alike
+            title += " "  # which is not drawn
+        maps[title] = torch.stack([one.cam for one in cells])  # (N, 1, H, W)
     pictures = torch.stack([one.picture for one in rows])  # (N, 3, H, W)
     canvas = panel(pictures, maps, texts, [one.boxes for one in rows], eps=eps)
     lines = max(text.count("\n") + 1 for text in [*texts, *maps])

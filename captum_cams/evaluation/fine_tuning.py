@@ -1,6 +1,7 @@
 """Fine-tuning on pictures that Group-CAM blends, and without the blend."""
 
 import copy
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,7 @@ from captum_cams.evaluation.settings import (
     optional_count,
     resolved,
 )
+from captum_cams.evaluation.tables import write_text
 from captum_cams.evaluation.training_data import (
     PAPER,
     PARTS,
@@ -317,25 +319,24 @@ class _Training:
         """Goes on to the last epoch."""
         if self.path.exists():
             self._load()
-        else:
-            self._finish_epoch(show_progress)
         last = self.plan.settings["epochs"]
         for epoch in range(len(self.top1), last + 1):
             seeds = (self.plan.settings["seed"], epoch)
             try:
-                # What the model draws, as Dropout does; the blend draws nothing.
-                with seeded(hash(seeds), self.plan.device):
-                    self._train(seeds, show_progress)
-                self.scheduler.step()
+                if epoch > 0:
+                    # What the model draws, as Dropout does; the blend draws nothing.
+                    with seeded(hash(seeds), self.plan.device):
+                        self._train(seeds, show_progress)
+                    self.scheduler.step()
                 self._finish_epoch(show_progress)
             except UserError:
                 raise
             except ValueError as error:  # of numbers that are not finite
                 raise UserError(
                     f"epoch {epoch} {RUNS[self.name]} fails: {error}; a smaller "
-                    "learning rate may help"
+                    "learning rate may help, or another mean or std"
                 ) from error
-        torch.save(self.model.state_dict(), self.folder / f"weights-{self.name}.pt")
+        _save(self.model.state_dict(), self.folder / f"weights-{self.name}.pt")
 
     def _train(self, seeds: tuple[int, int], show: bool) -> None:
         """One epoch."""
@@ -393,10 +394,8 @@ class _Training:
             self.maps[epoch] = maps.cpu()
         if show:
             tqdm.write(f"{self.name}, epoch {epoch}: top-1 {self.top1[-1]:.2%}")
-        part = self.path.with_suffix(".part")
         stateful = {key: getattr(self, key).state_dict() for key in _STATEFUL}
-        torch.save(stateful | {key: getattr(self, key) for key in _HISTORY}, part)
-        os.replace(part, self.path)
+        _save(stateful | {key: getattr(self, key) for key in _HISTORY}, self.path)
 
     def _load(self) -> None:
         kept = torch.load(self.path, self.plan.device, weights_only=True)
@@ -404,6 +403,15 @@ class _Training:
             getattr(self, key).load_state_dict(kept[key])
         for key in _HISTORY:
             setattr(self, key, kept[key])
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Writes a file as a whole, or not at all if that fails."""
+    content = io.BytesIO()  # torch.save does not say that a disk is full
+    torch.save(state, content)
+    part = path.with_suffix(".part")
+    part.write_bytes(content.getbuffer())
+    os.replace(part, path)
 
 
 def _shown(plan: _Plan) -> tuple[Tensor, Tensor]:
@@ -423,8 +431,8 @@ def _write(folder: Path, plan: _Plan, training: Sequence[_Training]) -> None:
     epochs = [*zip(*(one.top1 for one in training), strict=True)]
     rows = [[epoch, *top1] for epoch, top1 in enumerate(epochs)]
     lines = [",".join(map(str, row)) for row in [["epoch", *RUNS], *rows]]
-    (folder / "top1.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    (folder / "summary.md").write_text(_summary(plan, training, epochs), "utf-8")
+    write_text(folder / "top1.csv", "\n".join(lines) + "\n")
+    write_text(folder / "summary.md", _summary(plan, training, epochs))
     images, labels = _shown(plan)
     maps = {}
     for epoch in training[0].maps:

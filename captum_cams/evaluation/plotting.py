@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from captum_cams._lettering import fitted, legible, text_style
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.summary import Array, Mean
 
@@ -42,7 +43,8 @@ def panels(
     for unused in axes[len(titles) :]:
         unused.remove()
     for one, text in zip(axes, titles, strict=False):
-        one.set_title(text, fontsize=9, parse_math=False)
+        title = fitted(text, _PANEL[0], size=9)
+        one.set_title(title, fontsize=9, **text_style(title))
         one.tick_params(labelsize=8)
         one.grid(alpha=0.3, linewidth=0.6)
         one.spines[["top", "right"]].set_visible(False)
@@ -56,15 +58,18 @@ def legend(figure: Figure, axes: Iterable[Axes]) -> None:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        figure.legend(
+        labels = [*map(legible, entries)]
+        drawn = figure.legend(
             list(entries.values()),
-            list(entries),
+            labels,
             loc="outside lower center",
             ncols=min(len(entries), int(figure.get_figwidth() // _LEGEND)),
             fontsize=8,
             frameon=False,
             handlelength=3.5,
         )
+        for text in drawn.get_texts():
+            text.set(**text_style(*labels))
 
 
 def layer_title(layer: str) -> str:

@@ -35,7 +35,7 @@ def processes(device: str | torch.device | None) -> Iterator[Team]:
         device = torch.device(device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # fails where no numbers are kept, too
     except (AssertionError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot use device {device}: {brief_error(error)}") from error
     own = (

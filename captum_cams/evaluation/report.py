@@ -15,6 +15,7 @@ import numpy as np
 from captum_cams.evaluation.figures import Drawing, Gallery
 from captum_cams.evaluation.metrics import METRICS, value_of
 from captum_cams.evaluation.papers import PAPERS
+from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.records import Record, Run
 from captum_cams.evaluation.summary import Summary, protocols_of
 from captum_cams.evaluation.tables import (
@@ -65,7 +66,11 @@ def write(
     settings = {"network": run["network"], **run["settings"], **versions}
     settings["started"] = run["started"]
     # File names and class names may hold anything: all is escaped.
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda part: printable(part) if type(part) is str else part,
+    )
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     page = template.render(
         title=run_title(run),

@@ -20,6 +20,7 @@ from captum_cams.evaluation.papers import (
     SWEEPS,
     Table,
 )
+from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.summary import Difference, Mean, Summary
 
@@ -342,8 +343,8 @@ def write(out: Path, summary: Summary) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8, with what is no Unicode, as names of files may have it, escaped."""
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+    """Writes lines in UTF-8, each made printable, as it may hold names of files."""
+    path.write_bytes("\n".join(map(printable, text.split("\n"))).encode("utf-8"))
 
 
 def picture_counts(summary: Summary) -> list[str]:
@@ -446,5 +447,5 @@ def _line(texts: Sequence[str]) -> str:
 
 def _escape_markdown(text: str) -> str:
     """Escapes what Markdown would take for markup."""
-    escaped = re.sub(r"([\\`*_|\[\]<>])", r"\\\1", text)
+    escaped = re.sub(r"([\\`*_|\[\]<>])", r"\\\1", printable(text))
     return " ".join(escaped.split())
