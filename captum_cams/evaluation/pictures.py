@@ -154,9 +154,10 @@ def printable(text: str) -> str:
 
 def read_picture(path: str | Path, size: int, resize: str) -> Tensor:
     """The picture in [0, 1], (3, size, size); `resize` is one of :data:`RESIZE`."""
+    image = open_picture(path).image
     try:
-        return resize_picture(open_picture(path).image, size, resize)
-    except ValueError as error:
+        return resize_picture(image, size, resize)
+    except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
