@@ -269,7 +269,7 @@ KINDS = [
     (TENSOR, "inputs attributions images"),
     (COLOR, "mean std value thresholds"),
     (WORDS, "layers methods metrics similarity"),
-    (PATH, "root out weights labels"),
+    (PATH, "root out weights labels classes"),
     (BASELINE, "baselines black white"),
     (CURVES, "deletion insertion"),
 ]  # fmt: skip

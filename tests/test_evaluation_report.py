@@ -35,7 +35,9 @@ def a_run(**changes):
         "format": FORMAT,
         "settings": {"dataset": "folder", "root": "a/b", "device": "cpu", "seed": 0},
         "network": "net <b>",
-        "pictures": 4,
+        "pictures": [*"abcd"],
+        "shown": [],
+        "notes": ["Hidden folders were left out: .x."],
         "methods": {
             "rsi": METHODS[:2],
             "igc": METHODS[:2],
@@ -58,6 +60,8 @@ def a_record(index=0, method="grad-cam", layer="block.4", values=None, **changes
     record = {
         "index": index,
         "picture": f"{index}.png",
+        "digest": "",
+        "left_out": {},
         "target": index % 2,
         "category": ["cat", "dog"][index % 2],
         "probability": 0.5,
@@ -69,6 +73,15 @@ def a_record(index=0, method="grad-cam", layer="block.4", values=None, **changes
         "passes": 9.0,
     }
     return {**record, **changes}
+
+
+def skipped(index, picture, why):
+    return {"index": index, "picture": picture, "digest": "", "skipped": why}
+
+
+def unused(index, picture, **left_out):
+    facts = {"index": index, "picture": picture, "digest": "", "left_out": left_out}
+    return {**facts, "protocols": []}
 
 
 def all_values(draw, method):
@@ -108,10 +121,10 @@ def many_records(run, pictures=12, seed=0):
     draw = random.Random(seed).random
     for index in range(pictures):
         if index == 3:
-            yield {"index": 3, "picture": "3.png", "skipped": "the file is <broken>"}
+            yield skipped(3, "3.png", "the file is <broken>")
             continue
         if index == 4:
-            yield {"index": 4, "picture": "4.png", "protocols": []}
+            yield unused(4, "4.png")
             continue
         probability = draw()
         for layer in ["", *run["layers"]]:
@@ -228,8 +241,8 @@ def test_rough_names_are_spelled_out_in_tables_and_report(tmp_path):
     record = a_record(category=ROUGH, values={"pixel_energy": 1.0})
     record["picture"] = ROUGH
     other = a_record(1, category="dog", values={"pixel_energy": 0.5})
-    skipped = {"index": 2, "picture": "x", "skipped": f"cannot read {ROUGH}"}
-    records = [record, other, skipped]
+    broken = skipped(2, "x", f"cannot read {ROUGH}")
+    records = [record, other, broken]
     summary = Summary(a_run(classes=[ROUGH, "dog"], network=ROUGH), records)
     tables.write(tmp_path, summary)
 
@@ -365,8 +378,8 @@ def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
         a_record(0, values={DROP: 0.5}, protocols=["group-cam"]),
         a_record(0, target=1, values={DROP: 0.5}, protocols=["group-cam"]),
         a_record(1, "rise", "", values={DROP: 0.5}),
-        {"index": 2, "picture": "a", "skipped": "is broken"},
-        {"index": 3, "picture": "b", "protocols": []},
+        skipped(2, "a", "is broken"),
+        unused(3, "b", marked=2),
     ]
     summary = Summary(a_run(), records)
     assert (summary.read, summary.skipped.total()) == (3, 1)
@@ -375,6 +388,7 @@ def test_a_protocol_counts_its_own_methods_and_pictures(tmp_path):
     lines = tables.picture_counts(summary)
     assert lines[:2] == ["3 of 4 pictures read, 1 skipped.", "Skipped, 1: is broken"]
     assert "Group-CAM uses 2 of them, with 3 explained classes: all." in lines
+    assert lines[2:4] == ["Boxes left out, 2: marked.", *a_run()["notes"]]
 
 
 def test_what_was_not_reached_is_told():
@@ -383,7 +397,7 @@ def test_what_was_not_reached_is_told():
 
 
 def test_without_pictures_all_files_say_so(tmp_path):
-    run, records = a_run(), [{"index": 0, "picture": "a", "protocols": []}]
+    run, records = a_run(), [unused(0, "a")]
     tables.write(tmp_path, Summary(run, records))
     drawings = figures.write(tmp_path, Summary(run, records), records)
     report.write(tmp_path, Summary(run, records), records, drawings, gallery)
@@ -404,7 +418,7 @@ def test_times_are_apart(tmp_path):
 
 
 def test_files_of_any_ranks_give_the_same_bits(tmp_path):
-    run = a_run(pictures=12)
+    run = a_run(pictures=[*"abcdefghijkl"])
     records = list(many_records(run))
     batches = [[r for r in records if r["index"] // 2 == b] for b in range(6)]
     texts = []
@@ -441,7 +455,7 @@ def test_rolling_means_are_those_of_a_loop(window):
 def evaluated(tmp_path_factory):
     """A folder with all files, and what the report asked the gallery for."""
     folder, asked = tmp_path_factory.mktemp("evaluated"), []
-    run = a_run(pictures=12, layers=["block.4"])
+    run = a_run(pictures=[*"abcdefghijkl"], layers=["block.4"])
     records = list(many_records(run))
 
     def noted(*key):
