@@ -1,7 +1,7 @@
 """The outputs of a network that stand for the classes of a data set."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +48,17 @@ def match_classes(classes: Sequence[str], network: Network, outputs: int) -> Mat
             return Matched(found)
     numbers = _numbers(classes, outputs)
     if numbers:
-        note = "classes are numbers and were taken for those of the network's outputs"
-        return Matched([*numbers], f"The {note}: {_shown(classes, numbers)}.")
+        return Matched(
+            [*numbers],
+            "The classes are numbers and were taken for those of the network's "
+            f"outputs: {_shown(classes, numbers)}.",
+        )
     if not names and len(classes) == outputs:
-        note = "names of the network's outputs are not known: classes are in their "
-        note += f"order, {_shown(classes, range(outputs))}"
-        return Matched([*range(outputs)], f"The {note}.")
+        return Matched(
+            [*range(outputs)],
+            "The names of the network's outputs are not known: classes are in their "
+            f"order, {_shown(classes, range(outputs))}.",
+        )
     known = f"such as {names[0]!r}" if names else "whose names are not known"
     raise UserError(
         f"{network.name} has {outputs} outputs, {known}, the data set {len(classes)} "
@@ -90,7 +95,7 @@ def _by_names(
     return found
 
 
-def _places(words: Any) -> Mapping[str, list[int]]:
+def _places(words: Iterable[str]) -> Mapping[str, list[int]]:
     places: dict[str, list[int]] = {}
     for at, word in enumerate(words):
         places.setdefault(word, []).append(at)

@@ -1,7 +1,7 @@
 """Tables of pictures and their classes, in files as spreadsheets write them."""
 
 import csv
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +37,10 @@ class Labels(NamedTuple):
                 )
         return rows[0][1]
 
-    def notes(self, pictures: Collection[str]) -> list[str]:
+    def notes(self, pictures: Iterable[str]) -> list[str]:
         """A sentence on rows without a picture, if there are any."""
-        lines = [rows[0][0] for name, rows in self.rows.items() if name not in pictures]
+        there = {*pictures}
+        lines = [rows[0][0] for name, rows in self.rows.items() if name not in there]
         if not lines:
             return []
         return [
