@@ -4,13 +4,16 @@ Maps laid over their pictures, and curves of what they hide and show.
 Figures are returned, never shown or saved, and leave pyplot's state alone.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -25,17 +28,21 @@ _TITLE = 0.75 * _CELL  # color bars take some of the room
 _FONT = TITLE_SIZE = 8  # points
 
 
-class _Scale(NamedTuple):
-    """How values become colors; both color maps suit print and color blindness."""
+_MOST_ACROSS = 8  # cells side by side, which a screen or a page still shows
 
-    color_map: str
+# Both suit color blindness, and are far from the colors of most pictures.
+_POSITIVE, _SIGNED = "plasma", "RdBu_r"
+
+
+class _Scale(NamedTuple):
+    """How values up to 1 become colors over a picture."""
+
+    cmap: Colormap
+    """With the opacities: what is unimportant leaves the picture as it is."""
     low: float
     label: str
 
 
-_POSITIVE = _Scale("viridis", 0, "share of the map's maximum")
-_SIGNED = _Scale("RdBu_r", -1, "share of the map's largest magnitude")
-_OPACITY = 0.6
 # Okabe and Ito's colors without the yellow, which is lost on white. Seven colors
 # and four line styles: neighbors differ in both, also in black and white.
 _COLORS = (
@@ -59,9 +66,12 @@ def overlay(
     attributions: Tensor,
     titles: Sequence[str] | None = None,
     boxes: Tensor | Sequence[Tensor] | None = None,
+    *,
+    alpha: float = 0.8,
+    cmap: str | Colormap | None = None,
 ) -> Figure:
     """
-    A row of pictures, each under its map.
+    Pictures, each under its map, up to eight side by side.
 
     Colors, scales and notes are those of :func:`panel`.
 
@@ -71,12 +81,14 @@ def overlay(
         titles (sequence of str, optional): A text above each picture.
         boxes (Tensor or sequence of Tensor, optional): Drawn as rectangles: x0, y0,
             x1, y1 in pixels, one a picture, (N, 4), or N tensors of several, (k, 4).
+        alpha (float, optional): As for :func:`panel`. Default: 0.8
+        cmap (str or Colormap, optional): Likewise. Default: None
 
     Returns:
         *Figure* of matplotlib, to be shown or saved by the caller.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError, TypeError: If an argument does not fit.
 
     Examples::
 
@@ -91,13 +103,13 @@ def overlay(
     maps = _check_maps("attributions", attributions, images)
     rows = _check_per_picture("titles", titles, str, len(images))
     rectangles = _check_per_picture("boxes", boxes, Tensor, len(images))
-    figure, cells = _grid(1, len(images))
-    scale = _scale(maps)
-    for i, axes in enumerate(cells[0]):
+    scale = _scale(maps, alpha, cmap)
+    figure, (cells,) = _grid(1, len(images))
+    for i, axes in enumerate(cells):
         _draw_map(axes, images[i], maps[i], scale)
         _draw_boxes(axes, rectangles[i])
         _title(axes, rows[i])
-    _color_bar(figure, cells, scale)
+    _color_bar(figure, scale)
     return figure
 
 
@@ -108,14 +120,18 @@ def panel(
     boxes: Tensor | Sequence[Tensor] | None = None,
     *,
     eps: float | None = None,
+    alpha: float = 0.8,
+    cmap: str | Colormap | None = None,
 ) -> Figure:
     """
     A row for each picture, a column for the picture and for each method's map.
 
-    Maps of any resolution are upsampled as in Group-CAM and laid over the picture in
-    gray. Each is scaled by its own largest magnitude, which stands below it. A method
-    with a value below 0 gets colors that diverge from 0. A map that is 0 everywhere
-    or not finite is left out, with a note.
+    Maps of any resolution are upsampled as in Group-CAM and laid over the picture. Each
+    is scaled by its own largest magnitude, which is the number below it; the share of
+    that magnitude is the color, and its opacity too, so that the picture stays clear
+    where a map is near 0. A method with a value below 0 gets colors that diverge from
+    0. A map that is 0 everywhere or not finite is left out, with a note. More than
+    seven methods go on in further rows, below the picture they belong to.
 
     With `eps` maps are normalized as in RSI-Grad-CAM's experiments instead, by
     :func:`captum_cams.metrics.normalize`: one whose range is far below `eps` is drawn
@@ -130,6 +146,10 @@ def panel(
             x1, y1 in pixels, one a picture, (N, 4), or N tensors of several, (k, 4).
         eps (float, optional): That of eq. 26 of RSI-Grad-CAM, above 0; 1e-8 in its
             experiments. Default: None, each map by its own largest magnitude
+        alpha (float, optional): Opacity of a map where it is largest, in (0, 1].
+            Default: 0.8
+        cmap (str or Colormap, optional): Of matplotlib, for all maps. Default: None,
+            ``"plasma"``, and ``"RdBu_r"`` for methods with values below 0
 
     Returns:
         *Figure* of matplotlib, to be shown or saved by the caller.
@@ -166,19 +186,22 @@ def panel(
     }
     rows = _check_per_picture("titles", titles, str, len(images))
     rectangles = _check_per_picture("boxes", boxes, Tensor, len(images))
-    figure, cells = _grid(len(images), 1 + len(maps))
-    for i, (first, *_) in enumerate(cells):
-        first.imshow(images[i].movedim(0, -1).numpy())  # (H, W, 3)
+    scales = [_scale(values, alpha, cmap, eps) for values in maps.values()]
+    figure, cells = _grid(len(images), len(maps), beside_picture=True)
+    wrapped = 1 + len(maps) > _MOST_ACROSS
+    for i, (first, *others) in enumerate(cells):
+        _draw_picture(first, images[i])
         _draw_boxes(first, rectangles[i])
         _title(first, rows[i])
-    scales = {name: _scale(values, eps) for name, values in maps.items()}
-    for column, (name, values) in enumerate(maps.items(), start=1):
-        _title(cells[0][column], name)
-        for i, row in enumerate(cells):
-            _draw_map(row[column], images[i], values[i], scales[name], eps)
-            _draw_boxes(row[column], rectangles[i])
-    for scale in dict.fromkeys(scales.values()):
-        _color_bar(figure, cells, scale)
+        for axes, (name, values), scale in zip(
+            others, maps.items(), scales, strict=True
+        ):
+            _draw_map(axes, images[i], values[i], scale, eps)
+            _draw_boxes(axes, rectangles[i])
+            if i == 0 or wrapped:
+                _title(axes, name)
+    for scale in {scale.label: scale for scale in scales}.values():
+        _color_bar(figure, scale)
     return figure
 
 
@@ -373,37 +396,68 @@ def _check_maps(name: str, maps: Tensor, images: Tensor) -> Tensor:
     return resized(maps, images.shape[2:]).squeeze(1)  # (N, H, W)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
-    size = (_CELL * columns, _CELL * 1.15 * rows)
+def _grid(
+    rows: int, maps: int, beside_picture: bool = False
+) -> tuple[Figure, list[list[Axes]]]:
+    """
+    Cells for each row of maps, after one for a picture where that is asked for.
+
+    Maps that do not fit beside each other go on below, and leave the picture's column
+    empty there.
+    """
+    before = int(beside_picture)
+    lines = max(1, math.ceil(maps / (_MOST_ACROSS - before)))
+    across = math.ceil(maps / lines)
+    size = (_CELL * (before + across), _CELL * 1.15 * rows * lines)
     figure = Figure(figsize=size, layout="constrained")
-    cells = figure.subplots(rows, columns, squeeze=False).tolist()
+    grid = figure.subplots(rows * lines, before + across, squeeze=False)
     for axes in figure.axes:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    cells = []
+    for block in grid.reshape(rows, lines, before + across):
+        inside = block[:, before:].flatten()
+        for axes in (*block[1:, :before].flatten(), *inside[maps:]):
+            axes.remove()
+        cells.append([*block[0, :before], *inside[:maps]])
     return figure, cells
 
 
-def _scale(maps: Tensor, eps: float | None = None) -> _Scale:
+def _scale(
+    maps: Tensor, alpha: float, cmap: str | Colormap | None, eps: float | None = None
+) -> _Scale:
+    alpha = check_number("alpha", alpha, "(0, 1]")
+    if cmap is not None and not isinstance(cmap, Colormap) and cmap not in colormaps:
+        raise ValueError(
+            "cmap must be a Colormap of matplotlib or the name of one, such as "
+            f"'plasma', got {cmap!r}"
+        )
+    low, name, label = 0, _POSITIVE, "share of the map's maximum (the number below it)"
     if eps is not None:
-        return _Scale("viridis", 0, f"normalized map, eps {eps:g}")
-    return _SIGNED if (maps < 0).any() else _POSITIVE
+        label = f"normalized map, eps {eps:g}"
+    elif (maps < 0).any():
+        low, name = -1, _SIGNED
+        label = "share of the map's largest magnitude (the number below it)"
+    shares = np.linspace(low, 1, 511)
+    chosen = cmap if isinstance(cmap, Colormap) else colormaps[cmap or name]
+    colors = chosen(Normalize(low, 1)(shares))  # (511, 4), with opacities
+    colors[:, 3] = alpha * np.abs(shares)
+    return _Scale(ListedColormap(colors, chosen.name), low, label)
+
+
+def _draw_picture(axes: Axes, picture: Tensor) -> None:
+    axes.imshow(picture.movedim(0, -1).numpy())  # (H, W, 3)
 
 
 def _draw_map(
     axes: Axes, picture: Tensor, cam: Tensor, scale: _Scale, eps: float | None = None
 ) -> None:
-    axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)  # (H, W)
+    _draw_picture(axes, picture)
     peak = cam.abs().max()
     if peak.isfinite() and (peak > 0 or eps is not None):
         shown = cam / peak if eps is None else normalize(cam[None], eps)[0]  # (H, W)
-        axes.imshow(
-            shown.numpy(),
-            cmap=scale.color_map,
-            vmin=scale.low,
-            vmax=1,
-            alpha=_OPACITY,
-        )
-        axes.set_xlabel(f"largest {peak:.2g}", fontsize=_FONT)
+        axes.imshow(shown.numpy(), cmap=scale.cmap, vmin=scale.low, vmax=1)
+        axes.set_xlabel(f"{peak:.2g}", fontsize=_FONT)
     else:
         note = "zero map" if peak == 0 else "not finite"
         axes.set_xlabel(note, fontsize=_FONT, style="italic")
@@ -427,15 +481,14 @@ def _title(axes: Axes, text: str | None) -> None:
     axes.set_title(lines, fontsize=_FONT, **text_style(lines))
 
 
-def _color_bar(figure: Figure, cells: list[list[Axes]], scale: _Scale) -> None:
-    mappable = ScalarMappable(Normalize(scale.low, 1), scale.color_map)
+def _color_bar(figure: Figure, scale: _Scale) -> None:
+    cells = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     bar = figure.colorbar(
-        mappable,
-        ax=[axes for row in cells for axes in row],
-        alpha=_OPACITY,
+        ScalarMappable(Normalize(scale.low, 1), scale.cmap),
+        ax=cells,
         aspect=25,
         fraction=0.02,
-        shrink=1 / len(cells),
+        shrink=_CELL / figure.get_figheight(),
         anchor=(0, 1),
         ticks=[scale.low, (scale.low + 1) / 2, 1],
     )

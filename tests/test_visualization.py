@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 import torch
-from matplotlib import pyplot
+from matplotlib import colormaps, pyplot
 from PIL import Image
 
 from captum_cams import _lettering
@@ -24,7 +24,7 @@ def cells(figure):
 
 
 def drawn(axes):
-    """The map's image, which lies above the gray picture, as an array."""
+    """The map's image, which lies above the picture, as an array."""
     return axes.get_images()[1]
 
 
@@ -44,7 +44,7 @@ def test_maps_are_upsampled_and_scaled_each_by_its_own_peak(images):
     for i, axes in enumerate(cells(figure)[1::2]):
         values = torch.tensor(drawn(axes).get_array())
         torch.testing.assert_close(values, wanted[i] / wanted[i].max())
-        assert axes.get_xlabel() == f"largest {wanted[i].max():.2g}"
+        assert axes.get_xlabel() == f"{wanted[i].max():.2g}"
 
 
 def test_with_eps_a_dark_map_stays_dark(images):
@@ -69,7 +69,7 @@ def test_with_eps_a_dark_map_stays_dark(images):
     assert 0 < drawn(dark).get_array().max() < 1e-3
     for axes in (flat, zero):
         assert (drawn(axes).get_array() == 0).all()
-    assert (zero.get_xlabel(), broken.get_xlabel()) == ("largest 0", "not finite")
+    assert (zero.get_xlabel(), broken.get_xlabel()) == ("0", "not finite")
     (bar,) = [axes for axes in figure.axes if axes not in cells(figure)]
     assert bar.get_ylabel() == "normalized map, eps 1e-08"
     own = cells(panel(images, maps))[2]
@@ -84,18 +84,78 @@ def test_signed_maps_diverge_from_zero_and_positive_ones_do_not(images):
     signed[1, 0, 0] = -2
     figure = panel(images, {"positive": positive, "signed": signed})
     _, one, two, *_ = (axes.get_images()[-1] for axes in cells(figure))
-    assert (one.get_clim(), one.get_cmap().name) == ((0, 1), "viridis")
+    assert (one.get_clim(), one.get_cmap().name) == ((0, 1), "plasma")
     # All maps of a method are colored alike, also those that are nowhere negative.
     assert (two.get_clim(), two.get_cmap().name) == ((-1, 1), "RdBu_r")
     assert len(figure.axes) - len(cells(figure)) == 2  # a color bar of each kind
 
 
-def test_the_picture_shows_through(images):
-    figure = overlay(images, torch.rand(N, 3, 4))
-    for axes in cells(figure):
-        gray, cam = axes.get_images()
-        assert gray.get_cmap().name == "gray"
-        assert 0 < cam.get_alpha() < 1
+@pytest.mark.parametrize("figure", [overlay, panel])
+def test_a_maps_value_is_its_opacity(images, figure):
+    maps = torch.rand(N, H, W)
+    maps[0, 0, :3] = torch.tensor([0.0, 1.0, 0.5])
+    options = {"alpha": 0.6, "cmap": "cividis"}
+    given = maps if figure is overlay else {"cam": maps}
+    axes = cells(figure(images, given, **options))[int(figure is panel)]
+    picture, cam = axes.get_images()
+    torch.testing.assert_close(
+        torch.tensor(picture.get_array()), images[0].movedim(0, -1)
+    )
+    least, largest, half = cam.to_rgba(cam.get_array())[0, :3]
+    assert least[3] == 0
+    assert largest[3] == pytest.approx(0.6)
+    assert half[3] == pytest.approx(0.3, abs=2e-3)
+    assert largest[:3] == pytest.approx(colormaps["cividis"](1.0)[:3])
+    # Of signed maps it is the magnitude.
+    signed = {"cam": maps - 0.5} if figure is panel else maps - 0.5
+    cam = cells(figure(images, signed))[int(figure is panel)].get_images()[1]
+    colors = cam.to_rgba(torch.tensor([-1.0, -0.5, 0.0, 0.5]).numpy())
+    assert colors[:, 3] == pytest.approx([0.8, 0.4, 0.0, 0.4], abs=4e-3)
+
+
+@pytest.mark.parametrize("figure", [overlay, panel])
+def test_colors_and_opacity_that_cannot_be(images, figure):
+    maps = torch.rand(N, H, W) if figure is overlay else {"cam": torch.rand(N, H, W)}
+    for alpha in (0, 1.5, torch.nan):
+        with pytest.raises(ValueError, match=r"alpha must lie in \(0, 1\], got"):
+            figure(images, maps, alpha=alpha)
+    for cmap in ("no such", 3):
+        with pytest.raises(ValueError, match="cmap must be a Colormap of matplotlib"):
+            figure(images, maps, cmap=cmap)
+    assert figure(images, maps, cmap=colormaps["gray"])
+
+
+@pytest.mark.parametrize("methods", [7, 8, 14, 16])
+def test_many_methods_go_on_in_further_rows(images, methods):
+    maps = {f"cam {i}": torch.full((N, 3, 4), i + 1.0) for i in range(methods)}
+    figure = panel(images, maps, ["cat", "dog"])
+    shown = cells(figure)
+    assert len(shown) == N * (1 + methods)
+    # Of each row on the page, from left to right: nothing lies in the column of the
+    # picture, and all lie below it and above the next picture.
+    figure.savefig(io.BytesIO(), format="png")
+    across = max(axes.get_subplotspec().colspan.stop for axes in shown)
+    assert across <= 8
+    first = [axes for axes in shown if axes.get_subplotspec().colspan.start == 0]
+    assert [axes.get_title() for axes in first] == ["cat", "dog"]
+    top, bottom = (axes.get_position().y0 for axes in first)
+    notes = [[], []]
+    for axes in shown:
+        if axes not in first:
+            y = axes.get_position().y0
+            notes[int(y <= bottom + 1e-6)].append(axes.get_xlabel())
+            assert y <= top + 1e-6
+    assert notes == [[str(i + 1) for i in range(methods)]] * N
+    titles = [axes.get_title() for axes in shown if axes not in first]
+    again = [*maps] if methods > 7 else [""] * methods
+    assert titles == [*maps, *again]
+
+
+def test_many_pictures_go_on_in_further_rows():
+    pictures = torch.rand(11, 3, 8, 8)
+    shown = cells(overlay(pictures, torch.rand(11, 2, 2)))
+    assert len(shown) == 11
+    assert max(axes.get_subplotspec().colspan.stop for axes in shown) == 6
 
 
 @pytest.mark.parametrize(
