@@ -2,22 +2,23 @@
 
 import argparse
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from captum_cams import __version__
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.datasets import DATASETS
 from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.folders import is_picture
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.networks import EXPLAIN
 from captum_cams.evaluation.papers import FINE_TUNING, PAPERS, PRESETS
 from captum_cams.evaluation.pictures import RESIZE
 from captum_cams.evaluation.settings import TARGETS
-from captum_cams.evaluation.user_code import parse_call
+from captum_cams.evaluation.user_code import parse_call, split_names
 
 _DEFAULT_METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 _LARGEST_SIZE = 2**13  # pixels of a side; methods hold many pictures at once
@@ -26,121 +27,93 @@ _OF_YOUR_OWN = (
     '"group-cam(groups=8)"'
 )
 
-Command = Callable[[argparse.Namespace], None]
+SAVE = ("figure", "overlay", "map", "array", "json")
+"""What `explain` can save of a picture."""
 
 
-def make_parser(
-    *, demo: Command, explain: Command, evaluate: Command, fine_tune: Command
-) -> argparse.ArgumentParser:
-    """
-    A parser whose result holds the chosen command as ``run``.
-
-    Where argparse would end the process it raises :class:`UserError`.
-    """
-    parser = _Parser(
-        prog="captum-cams",
-        description="Class activation maps of pictures, as figures and tables.",
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"captum-cams {__version__}"
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_demo(commands).set_defaults(run=demo)
-    _add_explain(commands).set_defaults(run=explain)
-    _add_evaluate(commands).set_defaults(run=evaluate)
-    _add_fine_tune(commands).set_defaults(run=fine_tune)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def _add_demo(commands: Any) -> argparse.ArgumentParser:
-    demo: argparse.ArgumentParser = commands.add_parser(
-        "demo",
-        help="explain example pictures; nothing is downloaded",
-        description="Explain a few example pictures, methods side by side.",
-    )
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.description = "Explain a few example pictures, methods side by side."
     _add_methods(demo)
     _add_out(demo, "the figure")
-    return demo
+    _add_quiet(demo)
 
 
-def _add_explain(commands: Any) -> argparse.ArgumentParser:
-    explain: argparse.ArgumentParser = commands.add_parser(
-        "explain",
-        help="explain pictures of your own",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Explain what a network sees in pictures, with several methods side by "
-            "side.\n\nMaps are of the probability of one class: the softmax of the "
-            "model's outputs, or the\noutputs themselves where they are probabilities "
-            "already; --explain chooses another\noutput. Paths start at a black "
-            "picture."
-        ),
-        epilog=(
-            "examples:\n"
-            "  captum-cams explain cat.jpg --model resnet50 --weights DEFAULT\n"
-            "  captum-cams explain *.png --model my_package.nets:build "
-            "--layer features.12\n"
-            "  captum-cams explain cat.jpg --methods grad-cam my_package.cams:MyCam\n"
-        ),
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    explain.description = (
+        "Explain what a network sees in pictures, with several methods side by side."
+        "\n\nMaps are of the probability of one class: the softmax of the model's "
+        "outputs, or the\noutputs themselves where they are probabilities already; "
+        "--explain chooses another\noutput. Paths start at a black picture."
+    )
+    explain.epilog = (
+        "examples:\n"
+        "  captum-cams explain cat.jpg --model resnet50 --weights DEFAULT\n"
+        "  captum-cams explain pictures/ --model my_package.nets:build "
+        "--layers features.7,features.12\n"
+        "  captum-cams explain 'cats/*.png' --model resnet50 --weights tuned.pt "
+        "--num-classes 5\n      --classes names.txt --target top3 --save figure,json\n"
+        "  captum-cams explain cat.jpg --model resnet50 --weights DEFAULT "
+        "--methods grad-cam,my_package.cams:MyCam\n"
     )
     add = explain.add_argument
-    add("images", metavar="IMAGE", nargs="+", help="files of pictures")
-    _add_network(explain, resize="crop")
-    _add_explained(explain)
     add(
-        "--layer",
-        metavar="PATH",
-        type=_name,
-        help="dotted name of the layer, such as layer4 or features.12 (default: the "
-        "last layer that gives feature maps of the picture on which the scores depend)",
+        "images",
+        metavar="PICTURE",
+        nargs="*",
+        help="files, folders, patterns in quotes, or - for one on the standard input",
     )
+    _add_network(explain, resize="crop", default="there is none")
+    _add_explained(explain)
+    _add_layers(explain, "the picture", "--layer")
     _add_reshape(explain)
     _add_methods(explain)
     add(
         "--target",
-        metavar="INDEX|top1",
-        type=_target,
-        help="index of the class (default: top1, each picture's most probable one)",
+        metavar="T1,T2",
+        type=_name,
+        default="top1",
+        help="the classes to explain: indices, names, or topK for the K most probable "
+        "ones of each picture (default: top1)",
     )
-    _add_out(explain, "the figure")
-    return explain
+    add(
+        "--save",
+        metavar="KIND,KIND",
+        type=_save,
+        default=["figure"],
+        help=f"of {', '.join(SAVE)}: a figure of all maps beside the picture, the "
+        "picture under each map, each map in gray, all maps as arrays in one .npz "
+        "file, classes and maps in numbers; of each picture, named after it (default: "
+        "figure)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files that are there already (default: stop before the work)",
+    )
+    add("--device", metavar="D", help="default: a GPU where there is one, else the CPU")
+    _add_out(explain, "the files")
+    _add_quiet(explain)
+    explain.set_defaults(more_images=[])
 
 
-def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
-    evaluate: argparse.ArgumentParser = commands.add_parser(
-        "evaluate",
-        help="the papers' tables and figures over a data set",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Explain and measure a data set as the papers do, and write their tables "
-            "and figures.\n\nThe same command goes on with a run that was stopped. On "
-            "several devices:\n  torchrun --nproc-per-node P -m captum_cams evaluate "
-            "...\nOn the CPU each process computes on one thread, so that gives it all "
-            "cores, too."
-        ),
-        epilog=(
-            "examples:\n"
-            "  captum-cams evaluate --out shapes\n"
-            "  captum-cams evaluate --dataset voc --root DIR --model my.nets:voc "
-            "--protocol igc\n"
-            "  captum-cams evaluate --dataset imagenet --root ILSVRC --model resnet50 "
-            "--weights DEFAULT --limit 1000\n"
-        ),
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.description = (
+        "Explain and measure a data set as the papers do, and write their tables and "
+        "figures.\n\nThe same command goes on with a run that was stopped. On several "
+        "devices:\n  torchrun --nproc-per-node P -m captum_cams evaluate ...\nOn the "
+        "CPU each process computes on one thread, so that gives it all cores, too."
+    )
+    evaluate.epilog = (
+        "examples:\n"
+        "  captum-cams evaluate --out shapes\n"
+        "  captum-cams evaluate --dataset voc --root DIR --model my.nets:voc "
+        "--protocol igc\n"
+        "  captum-cams evaluate --dataset imagenet --root ILSVRC --model resnet50 "
+        "--weights DEFAULT --limit 1000\n"
     )
     _add_dataset(evaluate)
     _add_network(evaluate, resize="squash")
-    evaluate.add_argument(
-        "--layers",
-        metavar="A,B",
-        type=_names,
-        help="dotted names (default: the last layer that gives feature maps of the "
-        "pictures on which the scores depend; block4 of the network of the examples)",
-    )
+    _add_layers(evaluate, "the pictures")
     _add_reshape(evaluate)
     _add_explained(evaluate)
     evaluate.add_argument(
@@ -153,26 +126,21 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     _add_protocol(evaluate)
     _add_run(evaluate)
     _add_out(evaluate, "the results", "captum-cams-evaluation")
-    return evaluate
+    _add_quiet(evaluate)
 
 
-def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
-    fine_tune: argparse.ArgumentParser = commands.add_parser(
-        "fine-tune",
-        help="Group-CAM's fine-tuning on blended pictures, and a control run",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Train a network on pictures in which what Group-CAM holds for unimportant "
-            "is blurred,\nas section 5 of its paper does, and from the same weights on "
-            "the same pictures as they\nare; compare the top-1 of both.\n\nThe same "
-            "command goes on with a run that was stopped, from the last epoch."
-        ),
-        epilog=(
-            "examples:\n"
-            "  captum-cams fine-tune --out shapes\n"
-            "  captum-cams fine-tune --root imagenet --model resnet50 "
-            "--weights IMAGENET1K_V1 --workers 16\n"
-        ),
+def _add_fine_tune(fine_tune: argparse.ArgumentParser) -> None:
+    fine_tune.description = (
+        "Train a network on pictures in which what Group-CAM holds for unimportant is "
+        "blurred,\nas section 5 of its paper does, and from the same weights on the "
+        "same pictures as they\nare; compare the top-1 of both.\n\nThe same command "
+        "goes on with a run that was stopped, from the last epoch."
+    )
+    fine_tune.epilog = (
+        "examples:\n"
+        "  captum-cams fine-tune --out shapes\n"
+        "  captum-cams fine-tune --root imagenet --model resnet50 "
+        "--weights IMAGENET1K_V1 --workers 16\n"
     )
     add = fine_tune.add_argument
     add(
@@ -216,7 +184,7 @@ def _add_fine_tune(commands: Any) -> argparse.ArgumentParser:
     )
     _add_device(fine_tune)
     _add_out(fine_tune, "the results", "captum-cams-fine-tuning")
-    return fine_tune
+    _add_quiet(fine_tune)
 
 
 def _add_dataset(command: argparse.ArgumentParser) -> None:
@@ -248,6 +216,8 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
     add(
         "--methods",
         metavar="M1,M2",
+        nargs="+",
+        action=_Words,
         type=_names,
         help=f"for all protocols: of {', '.join(METHODS)}, {_OF_YOUR_OWN} (default: "
         "those of each protocol)",
@@ -295,14 +265,18 @@ def _add_device(command: argparse.ArgumentParser) -> None:
     add("--seed", metavar="S", type=seed, default=0, help="default: 0")
 
 
-def _add_network(command: argparse.ArgumentParser, resize: str | None = None) -> None:
+def _add_network(
+    command: argparse.ArgumentParser,
+    resize: str | None = None,
+    default: str = "the network of the examples",
+) -> None:
     """What the network is, and how pictures become its inputs."""
     add = command.add_argument
     add(
         "--model",
         metavar="NAME",
         help="a classifier of torchvision by its name, or module:callable for what "
-        "your own function or class returns (default: the network of the examples)",
+        f"your own function or class returns (default: {default})",
     )
     add(
         "--weights",
@@ -316,6 +290,13 @@ def _add_network(command: argparse.ArgumentParser, resize: str | None = None) ->
         metavar="FILE",
         help="names of the model's outputs, one a line or in JSON, such as ImageNet's "
         "LOC_synset_mapping.txt (default: torchvision's where the model is theirs)",
+    )
+    add(
+        "--num-classes",
+        metavar="N",
+        type=_count,
+        help="that the model is built with, as for weights that were fine-tuned on "
+        "other classes (default: the model's own)",
     )
     add(
         "--size",
@@ -355,6 +336,24 @@ def _add_explained(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_layers(command: argparse.ArgumentParser, pictures: str, *aliases: str) -> None:
+    command.add_argument(
+        "--layers",
+        *aliases,
+        metavar="A,B",
+        type=_names,
+        help="dotted names, such as layer4 or features.12 (default: the last layer "
+        f"that gives feature maps of {pictures} on which the scores depend; block4 of "
+        "the network of the examples)",
+    )
+
+
+def _add_quiet(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--quiet", action="store_true", help="print nothing but errors and warnings"
+    )
+
+
 def _add_reshape(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--reshape",
@@ -369,9 +368,10 @@ def _add_reshape(command: argparse.ArgumentParser) -> None:
 def _add_methods(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--methods",
-        metavar="METHOD",
+        metavar="M1,M2",
         nargs="+",
-        type=_method,
+        action=_Words,
+        type=_names,
         default=_DEFAULT_METHODS,
         help=f"all, or some of {', '.join(METHODS)}, {_OF_YOUR_OWN} (default: "
         f"{', '.join(_DEFAULT_METHODS)})",
@@ -391,37 +391,59 @@ def _add_out(
     )
 
 
-def _method(text: str) -> str:
-    """A method as it is asked for, or all."""
-    name, _ = parse_call(text)
-    if ":" not in name and name not in [*METHODS, "all"]:
-        known = ", ".join(map(repr, [*METHODS, "all"]))
-        raise argparse.ArgumentTypeError(
-            f"invalid choice: {text!r} (choose from {known})"
-        )
-    if text != "all":
-        try:
-            parse_method(text)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+class _Words(argparse.Action):
+    """Methods with commas or spaces between them; pictures among them are put aside."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        words = [name for names in values for name in names]
+        known = [*METHODS, "all"]
+        methods = []
+        for word in words:
+            name, _ = parse_call(word)
+            named = name in known or ":" in name
+            if not named and hasattr(namespace, "more_images") and _is_path(word):
+                namespace.more_images.append(word)
+            else:
+                methods.append(word)
+        for word in methods:
+            if word != "all":
+                try:
+                    parse_method(word)
+                except UserError as error:
+                    parser.error(f"argument --methods: {error}")
+        if not methods:
+            parser.error(
+                f"argument --methods: expected at least one method, got {words[0]!r}, "
+                "which is a picture"
+            )
+        setattr(namespace, self.dest, methods)
+
+
+def _is_path(word: str) -> bool:
+    return word == "-" or os.path.lexists(word) or is_picture(Path(word))
 
 
 def _names(text: str) -> list[str]:
-    """Parts between commas, but not those within brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    names = [part.strip() for part in parts]
-    if "" in names:
-        raise argparse.ArgumentTypeError(
-            f"must be names with commas between them, got an empty one in {text!r}"
-        )
-    return names
+    try:
+        return split_names(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _save(text: str) -> list[str]:
+    kinds = _names(text)
+    for kind in kinds:
+        if kind not in SAVE:
+            raise argparse.ArgumentTypeError(
+                f"must be of {', '.join(SAVE)}, got {kind!r}"
+            )
+    return list(dict.fromkeys(kinds))
 
 
 def _count(text: str, least: int = 1, most: int = 10**7) -> int:
@@ -453,18 +475,16 @@ def _number(text: str, positive: bool = False) -> float:
 _positive = partial(_number, positive=True)
 
 
-def _target(text: str) -> int | None:
-    if text == "top1":
-        return None
-    try:
-        return _count(text, least=0)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be top1 or the index of a class, got {text!r}"
-        ) from error
-
-
 def _name(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must be a name, got an empty one")
     return text
+
+
+add_arguments: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
+    "demo": _add_demo,
+    "explain": _add_explain,
+    "evaluate": _add_evaluate,
+    "fine-tune": _add_fine_tune,
+}
+"""What gives each command its arguments."""

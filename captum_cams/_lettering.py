@@ -1,6 +1,5 @@
 """Names of a user's files, classes and methods in figures: legible, and of a width."""
 
-import unicodedata
 from bisect import bisect
 from collections.abc import Collection
 from typing import Any
@@ -9,29 +8,14 @@ from matplotlib import font_manager, rcParams
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from captum_cams._printable import escaped, is_drawn
+
 _MOST_LETTERS = 60  # of a line, before it is broken
 _LAST_RESORT = "Last Resort"  # a font of boxes for all that other fonts lack
 _POINTS = 72  # to the inch
 
 _FAMILIES: dict[str, str | None] = {}
 """Installed fonts by letters that the default font lacks, None where no font has it."""
-
-
-def escaped(letter: str) -> str:
-    r"""A letter as Python writes it in ASCII, such as ``\u5c71``."""
-    return letter.encode("unicode_escape").decode("ascii")
-
-
-def is_drawn(letter: str) -> bool:
-    r"""
-    Whether a letter makes a mark or a space, and nothing but that.
-
-    Control characters do not, nor do those that turn the direction of writing, have no
-    width or break a line, nor halves of pairs, which stand for bytes of a file's name
-    that are no Unicode.
-    """
-    category = unicodedata.category(letter)
-    return category[0] != "C" and category not in ("Zl", "Zp")
 
 
 def legible(line: str) -> str:

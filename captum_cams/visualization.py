@@ -205,6 +205,49 @@ def panel(
     return figure
 
 
+def blend(
+    images: Tensor,
+    attributions: Tensor,
+    *,
+    alpha: float = 0.8,
+    cmap: str | Colormap | None = None,
+) -> Tensor:
+    """
+    The pixels of pictures under their maps, as :func:`panel` draws them.
+
+    Args:
+        images (Tensor): Pictures in [0, 1], (N, 3, H, W).
+        attributions (Tensor): One map a picture, (N, 1, h, w) or (N, h, w). One that
+            is 0 everywhere or not finite leaves its picture as it is.
+        alpha (float, optional): As for :func:`panel`. Default: 0.8
+        cmap (str or Colormap, optional): Likewise. Default: None
+
+    Returns:
+        *Tensor* in [0, 1], (N, 3, H, W), on the CPU.
+
+    Raises:
+        ValueError, TypeError: If an argument does not fit.
+
+    Examples::
+
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.examples import shape_pictures, shapes_model
+        >>> model, pictures = shapes_model(), shape_pictures(2)
+        >>> rsi = LayerRSIGradCam(model, model.block5)
+        >>> maps = rsi.attribute(pictures.images, target=pictures.labels)
+        >>> blend(pictures.images, maps).shape
+        torch.Size([2, 3, 128, 128])
+    """
+    images = _check_images(images)
+    maps = _check_maps("attributions", attributions, images)
+    scale = _scale(maps, alpha, cmap)
+    peaks = maps.abs().amax((1, 2), keepdim=True)  # (N, 1, 1)
+    shares = torch.where(peaks.isfinite() & (peaks > 0), maps / peaks, 0)  # (N, H, W)
+    colors = scale.cmap(Normalize(scale.low, 1)(shares.numpy()))  # (N, H, W, 4)
+    layer = torch.from_numpy(colors).float().movedim(-1, 1)  # (N, 4, H, W)
+    return images.lerp(layer[:, :3], layer[:, 3:])  # (N, 3, H, W)
+
+
 def curves(
     deletion: Mapping[str, Tensor] | None = None,
     insertion: Mapping[str, Tensor] | None = None,
@@ -427,17 +470,19 @@ def _scale(
     maps: Tensor, alpha: float, cmap: str | Colormap | None, eps: float | None = None
 ) -> _Scale:
     alpha = check_number("alpha", alpha, "(0, 1]")
-    if cmap is not None and not isinstance(cmap, Colormap) and cmap not in colormaps:
+    known = isinstance(cmap, str) and cmap in colormaps
+    if not (cmap is None or known or isinstance(cmap, Colormap)):
         raise ValueError(
             "cmap must be a Colormap of matplotlib or the name of one, such as "
             f"'plasma', got {cmap!r}"
         )
-    low, name, label = 0, _POSITIVE, "share of the map's maximum (the number below it)"
+    low, name = 0, _POSITIVE
+    label = "share of the maximum,\nthe number below a map"
     if eps is not None:
         label = f"normalized map, eps {eps:g}"
     elif (maps < 0).any():
         low, name = -1, _SIGNED
-        label = "share of the map's largest magnitude (the number below it)"
+        label = "share of the largest\nmagnitude, below a map"
     shares = np.linspace(low, 1, 511)
     chosen = cmap if isinstance(cmap, Colormap) else colormaps[cmap or name]
     colors = chosen(Normalize(low, 1)(shares))  # (511, 4), with opacities

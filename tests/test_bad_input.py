@@ -18,7 +18,7 @@ from captum_cams.baselines import black, blurred, constant, neutral, uniform_noi
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.path import blur_path, quadrature, reparametrized
-from captum_cams.visualization import curves, overlay, panel
+from captum_cams.visualization import blend, curves, overlay, panel
 from tests.models import Function, TwoPart, network, random
 
 PATH_METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
@@ -259,9 +259,9 @@ BASELINE = [WORD, [0.5], NAN, -INF, COMPLEX, X * NAN, X[:, :1], X * COMPLEX]
 CURVES = [WORD, 3, [X], {1: X}, {"a": [1.0]}]
 KINDS = [
     (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
-    (COUNT, "internal_batch_size max_examples_per_batch"),
+    (COUNT, "internal_batch_size max_examples_per_batch num_classes"),
     (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level"),
-    (NUMBER, "eps lr top_fraction"),
+    (NUMBER, "eps lr top_fraction alpha"),
     (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
@@ -294,6 +294,7 @@ BAD = {
     "device": ["abacus", 1.5, [0]],
     "split": [3, "1812-test"],
     "reshape": [WORD, 3, [0.5]],
+    "cmap": [WORD, 3, [0.5]],
 }  # fmt: skip
 # Where more fits, or an argument of this name is of another kind.
 BUT = {
@@ -377,7 +378,10 @@ def public():
         **{f.__name__: f for f in functions if not isinstance(f, type)},
         **{f.__name__: f for f in (blurred, black, constant, uniform_noise, neutral)},
         **{f.__name__: f for f in (blur_path, quadrature, reparametrized)},
-        **{f.__name__: f for f in (overlay, panel, curves, GroupCamBlend, evaluate)},
+        **{
+            f.__name__: f
+            for f in (overlay, panel, blend, curves, GroupCamBlend, evaluate)
+        },
     }
     for name, function in named_functions.items():
         known = inspect.signature(function).parameters

@@ -1,5 +1,7 @@
 import errno
 import gc
+import io
+import json
 import os
 import re
 import shutil
@@ -12,21 +14,31 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from captum.attr import LayerGradCam
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from captum_cams import LayerRSIGradCam, __version__, _cli_parser, cli
+from captum_cams import (
+    LayerRSIGradCam,
+    __version__,
+    _cli_parser,
+    _explain,
+    cli,
+    visualization,
+)
+from captum_cams._printable import printable
 from captum_cams.evaluation.pictures import (
     RESIZE,
     open_picture,
-    printable,
     read_picture,
     resize_picture,
 )
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import CLASSES, shape_pictures, shapes_model
+from captum_cams.masks import upsample
 from tests.methods import WITH_LAYER
 
+SHAPES = ["--model", "captum_cams.examples:shapes_model", "--size", "128"]
 METHODS = ["grad-cam", "rsi-grad-cam", "integrated-grad-cam", "group-cam"]
 USER_CODE = """
 import warnings
@@ -130,18 +142,18 @@ def workplace(tmp_path, monkeypatch):
 def panels(monkeypatch):
     """What is handed to the panel, call by call."""
     calls = []
-    draw = cli.panel
+    draw = _explain.panel
 
     def panel(images, attributions, *rest):
         calls.append((images, attributions, *rest))
         return draw(images, attributions, *rest)
 
-    monkeypatch.setattr(cli, "panel", panel)
+    monkeypatch.setattr(_explain, "panel", panel)
     return calls
 
 
 def explain(*arguments):
-    return cli.main(["explain", *map(str, arguments)])
+    return cli.main(["explain", *map(str, arguments), "--overwrite"])
 
 
 def size_of(path):
@@ -184,7 +196,7 @@ def inside(cam, boxes, size):
 @pytest.mark.slow
 def test_module_and_script_are_one_program():
     run = subprocess.run(
-        [sys.executable, "-m", "captum_cams", "explain", "missing.png"],
+        [sys.executable, "-m", "captum_cams", "explain", "missing.png", *SHAPES],
         capture_output=True,
         text=True,
     )
@@ -196,7 +208,8 @@ def test_module_and_script_are_one_program():
 
 
 def test_maps_are_those_of_the_class_itself(panels):
-    assert explain("picture.png", "--methods", "rsi-grad-cam", "--layer", "block3") == 0
+    options = [*SHAPES, "--methods", "rsi-grad-cam", "--layers", "block3"]
+    assert explain("picture.png", *options) == 0
     with Image.open("picture.png") as image:
         image = transforms.center_crop(transforms.resize(image, [128]), [128])
     image = transforms.to_tensor(image).unsqueeze(0)
@@ -211,7 +224,7 @@ def test_maps_are_those_of_the_class_itself(panels):
 
 
 def test_pictures_of_your_own_are_squashed_where_you_ask(panels):
-    options = ["picture.png", "--methods", "grad-cam"]
+    options = ["picture.png", *SHAPES, "--methods", "grad-cam"]
     assert explain(*options, "--resize", "squash") == 0
     with Image.open("picture.png") as image:
         image = transforms.to_tensor(transforms.resize(image, [128, 128]))
@@ -403,11 +416,11 @@ def test_mean_and_std_are_undone_for_the_figure_alone(panels):
     assert not torch.allclose(maps["grad-cam"], other_maps["grad-cam"])
 
 
-def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
-    monkeypatch.setattr(cli, "_ROWS", 3)
+def test_many_pictures_are_explained_a_few_at_a_time(panels, monkeypatch):
+    monkeypatch.setattr(_explain, "_TOGETHER", 3)
     options = ["--model", "user_code:build", "--size", 32, "--methods", "grad-cam"]
     read, figures = [], []
-    draw, read_picture = cli.panel, cli.read_picture
+    draw, read_picture = _explain.panel, _explain.read_picture
 
     def panel(*arguments):
         gc.disable()  # what the command itself does not release stays
@@ -416,19 +429,24 @@ def test_many_pictures_are_spread_over_figures(panels, monkeypatch):
         figures.append(weakref.ref(figure))
         return figure
 
-    monkeypatch.setattr(cli, "panel", panel)
+    monkeypatch.setattr(_explain, "panel", panel)
     monkeypatch.setattr(
-        cli, "read_picture", lambda *of: read.append(len(figures)) or read_picture(*of)
+        _explain,
+        "read_picture",
+        lambda *of: read.append(len(figures)) or read_picture(*of),
     )
     try:
         assert explain(*copies(4), *options) == 0
     finally:
         gc.enable()
-    assert [len(images) for images, *_ in panels] == [3, 1]
-    assert read == [0, 0, 0, 1]  # the last when the first figure is done
-    first, second = (f"captum-cams-explain-{i}.png" for i in (1, 2))
-    assert size_of(first)[1] > 2 * size_of(second)[1]
-    assert not Path("captum-cams-explain.png").exists()
+    assert [len(images) for images, *_ in panels] == [1] * 4
+    assert read == [0, 0, 0, 3]  # the last when the others are done
+    for number in range(4):
+        assert min(size_of(f"copy-{number}-figure.png")) > 300
+
+
+def titles_of(panels):
+    return [title.split("\n")[0] for _, _, titles, _ in panels for title in titles]
 
 
 def copies(number):
@@ -447,9 +465,7 @@ def test_a_picture_that_breaks_off_does_not_stop_the_others(panels, capsys):
     error = r"cannot read copy {}.png: not a picture, or a broken one \(.*truncated.*\)"
     errors = "; ".join(error.format(number) for number in (1, 2))
     assert re.fullmatch(f"captum-cams: {errors}\n", capsys.readouterr().err)
-    ((images, _, titles, _),) = panels
-    assert len(images) == 2
-    assert [title.split("\n")[0] for title in titles] == [names[0], names[3]]
+    assert titles_of(panels) == [names[0], names[3]]
     # Nothing but broken pictures makes no figure.
     assert explain(names[1], *GRAD_CAM[1:], "--out", "none") == 2
     assert not [*Path("none").iterdir()]
@@ -462,13 +478,211 @@ def test_a_wrong_name_is_told_before_the_work_begins(panels, capsys):
     assert panels == [] and not Path("new").exists()
 
 
+def test_pictures_come_from_folders_patterns_and_the_standard_input(
+    panels, monkeypatch
+):
+    Path("pets/more").mkdir(parents=True)
+    for name in ("pets/b.png", "pets/more/a.png", "pets/[x].png", "c1.png", "c2.png"):
+        shutil.copy("picture.png", name)
+    Path("pets/notes.txt").write_text("no picture")
+    Path("c3.txt").write_text("no picture")
+    picture = io.BytesIO(Path("picture.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(picture))
+    words = ["-", "pets", "c[1-3]*", "pets/[x].png"]
+    assert explain(*words, *GRAD_CAM[1:]) == 0
+    names = ["stdin", "[x].png", "b.png", "a.png", "c1.png", "c2.png"]
+    assert titles_of(panels) == names
+    assert Path("stdin-figure.png").exists() and Path("x-figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--methods", "grad-cam,rise(n_masks=2)", "picture.png"],
+        ["--methods", "grad-cam", "rise(n_masks=2)", "picture.png"],
+        ["--methods", "picture.png", "grad-cam", "rise(n_masks=2)"],
+        ["picture.png", "--methods", "grad-cam", "rise(n_masks=2)", "-"],
+        ["picture.png", "--methods=grad-cam,rise(n_masks=2)"],
+    ],
+)
+def test_methods_have_commas_or_spaces_and_swallow_no_picture(
+    arguments, panels, monkeypatch
+):
+    picture = io.BytesIO(Path("picture.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(picture))
+    assert explain(*arguments, "--model", "user_code:build", "--size", 32) == 0
+    assert titles_of(panels) == ["picture.png", "stdin"][: 1 + ("-" in arguments)]
+    for _, maps, *_ in panels:
+        assert list(maps) == ["grad-cam", "rise(n_masks=2)"]
+
+
+def test_layers_and_targets_stand_side_by_side(panels, capsys):
+    Path("names.json").write_text('["ant", "bee", "cat", "Dog, wild", "elk"]')
+    options = ["picture.png", "--model", "user_code:build", "--size", 32]
+    options += ["--classes", "names.json", "--layers", "0,1"]
+    options += ["--methods", "grad-cam", "rise(n_masks=2)"]
+    assert explain(*options, "--target", "top2,bee,4") == 0
+    (images, maps, (title,), _) = panels[0]
+    targets = ["top 1", "top 2", "bee", "elk"]
+    assert list(maps) == [
+        f"{name}\n{target}"
+        for target in targets
+        for name in ("grad-cam\n0", "grad-cam\n1", "rise(n_masks=2)")
+    ]
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        import user_code
+    finally:
+        sys.path.pop(0)
+    model = user_code.build()
+    shares = model(images).softmax(1)[0]
+    order = shares.argsort(descending=True)
+    names = ["ant", "bee", "cat", "Dog, wild", "elk"]
+    assert title.split("\n") == [
+        "picture.png",
+        f"top 1: {names[order[0]]} {shares[order[0]]:.3f}",
+        f"top 2: {names[order[1]]} {shares[order[1]]:.3f}",
+        f"bee {shares[1]:.3f}",
+        f"elk {shares[4]:.3f}",
+    ]
+    wanted = dict(zip(targets, [int(order[0]), int(order[1]), 1, 4], strict=True))
+    for i in (0, 1):
+        cam = LayerGradCam(lambda x: model(x).softmax(1), model[i])
+        for target, index in wanted.items():
+            torch.testing.assert_close(
+                maps[f"grad-cam\n{i}\n{target}"],
+                cam.attribute(images, index, relu_attributions=True),
+            )
+    # A class whose name has a comma, in any case, and an index of it.
+    assert explain(*options, "--target", "dog, WILD") == 0
+    assert panels[1][2][0].startswith("picture.png\nDog, wild 0.")
+    assert next(iter(panels[1][1])) == "grad-cam\n0"
+
+
+def test_what_is_saved_of_a_picture(panels):
+    names = copies(2)
+    options = ["--model", "user_code:build", "--size", 32, "--layers", "0,1"]
+    options += ["--methods", "grad-cam"]
+    kinds = "figure,overlay,map,array,json"
+    assert explain(*names, *options, "--save", kinds, "--out", "all") == 0
+    parts = ["figure.png", "maps.npz"]
+    parts += [f"{kind}-grad-cam-{i}.png" for kind in ("map", "overlay") for i in (0, 1)]
+    stems = ["copy-0", "copy-1"]
+    assert {path.name for path in Path("all").iterdir()} == {
+        *(f"{stem}-{part}" for stem in stems for part in parts),
+        *(f"{stem}.json" for stem in stems),
+    }
+    for stem, (images, maps, *_) in zip(stems, panels, strict=True):
+        arrays = np.load(f"all/{stem}-maps.npz")
+        assert list(arrays) == ["grad-cam, 0", "grad-cam, 1"]
+        facts = json.loads(Path(f"all/{stem}.json").read_text())
+        assert [one["name"] for one in facts["maps"]] == list(arrays)
+        outputs = [one["output"] for one in facts["classes"]]
+        assert len(outputs) == 5 and outputs == sorted(outputs, reverse=True)
+        assert facts["picture"] == f"{stem.replace('-', ' ')}.png"
+        for i, (title, cam) in enumerate(maps.items()):
+            assert title == f"grad-cam\n{i}"
+            torch.testing.assert_close(
+                torch.tensor(arrays[f"grad-cam, {i}"]), cam[0, 0]
+            )
+            of = facts["maps"][i]
+            assert (of["method"], of["layer"], of["shape"]) == (
+                "grad-cam",
+                str(i),
+                [8, 8],
+            )
+            assert of["maximum"] == pytest.approx(cam.max().item())
+            assert of["target"] == facts["classes"][0]
+            with Image.open(f"all/{stem}-overlay-grad-cam-{i}.png") as file:
+                pixels = transforms.to_tensor(file)
+            torch.testing.assert_close(
+                pixels, visualization.blend(images, cam)[0], rtol=0, atol=1 / 255
+            )
+            with Image.open(f"all/{stem}-map-grad-cam-{i}.png") as file:
+                assert file.mode == "L"
+                gray = transforms.to_tensor(file)
+            wanted = upsample(cam, (32, 32))[0]
+            wanted = wanted / wanted.abs().max()
+            wanted = (wanted + 1) / 2 if (wanted < 0).any() else wanted
+            torch.testing.assert_close(gray, wanted, rtol=0, atol=1 / 255)
+
+
+def test_nothing_is_written_over_without_a_word(capsys):
+    run = ["explain", *map(str, GRAD_CAM), "--save", "array,json"]
+    assert cli.main([*run, "--out", "new"]) == 0
+    before = {path: path.read_bytes() for path in Path("new").iterdir()}
+    (later,) = copies(1)
+    capsys.readouterr()
+    for more in ([], [later]):  # before anything else is written
+        assert cli.main([*run[:1], *more, *run[1:], "--out", "new"]) == 2
+        assert (
+            "picture-maps.npz and 1 more are there already; --overwrite replaces such "
+            "files, and --out DIR takes another folder" in capsys.readouterr().err
+        )
+        assert {path: path.read_bytes() for path in Path("new").iterdir()} == before
+    assert cli.main([*run, "--out", "new", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "stems"),
+    [
+        (["cat.jpg", "dog.jpg"], ["cat", "dog"]),
+        (["a/cat.jpg", "b/cat.jpg"], ["a-cat", "b-cat"]),
+        (["cat.jpg", "cat.png", "Cat.gif"], ["cat.jpg", "cat.png", "Cat.gif"]),
+        (["a/b.jpg", "a-b.jpg", "a b.png"], ["a-b.jpg", "a-b.jpg-2", "a-b.png"]),
+        (["/x/-.hidden.jpg", "..", "$(rm).png"], ["x-.hidden", "picture", "rm"]),
+        (["zähler 山.png", "x" * 300 + "1.png"], ["zähler-山", "x" * 79 + "1"]),
+    ],
+)
+def test_pictures_keep_their_files_apart(names, stems):
+    assert _explain.file_stems(names) == stems
+
+
+def test_quiet_prints_nothing_but_errors(capsys):
+    assert explain(*GRAD_CAM, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert explain("missing.png", *GRAD_CAM[1:], "--quiet") == 2
+    assert "missing.png" in capsys.readouterr().err
+    options = ["--limit", "1", "--methods", "grad-cam", "--metrics", "heatmap_mean"]
+    assert cli.main(["evaluate", *options, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_methods_that_lack_a_library_stop_before_the_work(monkeypatch, capsys, panels):
+    monkeypatch.setattr(
+        "captum_cams.evaluation.methods.util.find_spec",
+        lambda name: None if name == "skimage" else name,
+    )
+    assert explain(*GRAD_CAM, "xrai") == 2
+    need = "xrai needs skimage; pip install 'captum-cams[xrai]' brings it"
+    assert capsys.readouterr().err == f"captum-cams: {need}\n"
+    assert panels == []
+    assert "xrai" not in [s.name for s in _explain.find_specs(["all"], shapes_model())]
+    assert f"{need}; it is left out\n" in capsys.readouterr().out
+
+
+def test_a_head_of_another_number_of_classes(panels, capsys):
+    torch.manual_seed(0)
+    model = torchvision.models.squeezenet1_1(num_classes=3)
+    torch.save({"state_dict": model.state_dict()}, "tuned.pt")
+    options = ["picture.png", "--model", "squeezenet1_1", "--size", 64]
+    options += ["--weights", "tuned.pt", "--methods", "grad-cam"]
+    assert explain(*options) == 2
+    assert "has classifier.1.weight of shape (3, 512, 1, 1)" in (
+        error := capsys.readouterr().err
+    )
+    assert "give it as --num-classes" in error
+    Path("names.txt").write_text("ant\nbee\ncat\n")
+    assert explain(*options, "--num-classes", 3, "--classes", "names.txt") == 0
+    assert panels[0][2][0].split("\n")[1].split()[0] in ("ant", "bee", "cat")
+
+
 def test_a_file_is_explained_once(panels):
     Path("link.png").symlink_to("picture.png")
     (other,) = copies(1)
     given = ["picture.png", other, "./picture.png", "link.png", Path.cwd() / other]
     assert explain(*given, *GRAD_CAM[1:]) == 0
-    ((_, _, titles, _),) = panels
-    assert [title.split("\n")[0] for title in titles] == ["picture.png", other]
+    assert titles_of(panels) == ["picture.png", other]
 
 
 @pytest.mark.parametrize(
@@ -486,7 +700,7 @@ def test_a_file_is_explained_once(panels):
     ],
 )
 def test_names_have_the_folders_that_tell_them_apart(paths, names):
-    assert cli._names_apart(paths) == names
+    assert _explain.names_apart(paths) == names
 
 
 @pytest.mark.parametrize(
@@ -507,15 +721,15 @@ def test_what_is_printed_is_one_line_that_commands_nothing(text, shown):
 
 def test_names_command_no_terminal(panels, capsys):
     name, shown = "\x1b[31m\u202e\nx.png", r"\x1b[31m\u202e\nx.png"
-    assert explain(name) == 2
+    assert explain(name, *SHAPES) == 2
     assert capsys.readouterr().err == (
-        f"captum-cams: cannot read {shown}: No such file or directory\n"
+        f"captum-cams: cannot read {shown}: no such file, and no picture matches it\n"
     )
     shutil.copy("picture.png", name)
     assert explain(name, *GRAD_CAM[1:], "--out", "\x1b[0m") == 0
     output = capsys.readouterr().out
     assert f"\n{shown}: class" in output
-    assert r"/\x1b[0m/captum-cams-explain.png" in output
+    assert r"/\x1b[0m/x1b-31m-u202e-nx-figure.png" in output
     assert "\x1b" not in output
     assert panels[0][2][0].startswith(f"{shown}\n")
 
@@ -582,11 +796,17 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
     [
         ([], "the following arguments are required: COMMAND"),
         (["explian"], "invalid choice: 'explian'"),
-        (["explain"], "arguments are required: IMAGE"),
-        (["explain", "missing.png"], "cannot read missing.png: No such file"),
-        (["explain", "noise.bin"], "cannot read noise.bin: not a picture"),
-        (["explain", "picture.png", "noise.bin"], "cannot read noise.bin"),
-        (["explain", "."], "cannot read .: Is a directory"),
+        (["explain", "picture.png"], "explain needs --model, the network to look into"),
+        (["explain"], "`captum-cams demo` explains example pictures"),
+        (["explain", *SHAPES], "explain needs pictures: files, folders, patterns"),
+        (
+            ["explain", "no*.png", *SHAPES],
+            "cannot read no*.png: no such file, and no picture",
+        ),
+        (["explain", "empty", *SHAPES], "the folder empty holds no pictures"),
+        (["explain", "missing.png", *SHAPES], "cannot read missing.png: No such file"),
+        (["explain", "noise.bin", *SHAPES], "cannot read noise.bin: not a picture"),
+        (["explain", "picture.png", "noise.bin", *SHAPES], "cannot read noise.bin"),
         (
             ["explain", "picture.png", "--model", "resnet19"],
             "no classifier 'resnet19'; the closest names are resnet18,",
@@ -603,7 +823,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
             "weight",
         ),
         (
-            ["explain", "picture.png", "--weights", "DEFAULT"],
+            ["explain", "picture.png", *SHAPES, "--weights", "DEFAULT"],
             "weights DEFAULT is for torchvision's models",
         ),
         (
@@ -619,18 +839,41 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
             ["explain", *RESNET, "--target", "1000"],
             "--target must lie in [0, 999] for resnet18, got 1000",
         ),
-        (["explain", "picture.png", "--target", "cat"], "must be top1 or the index"),
-        (["explain", "picture.png", "--methods", "gradcam"], "choose from"),
+        (["explain", *RESNET, "--target", "canoo"], "no class 'canoo'; the closest"),
+        (["explain", *GRAD_CAM, "--target", "cat"], "its classes have no names; give"),
+        (["explain", *GRAD_CAM, "--target", "top6"], "must ask for 1 to 5 classes of"),
+        (["explain", *GRAD_CAM, "--target", "1,,2"], "an empty one in '1,,2'"),
         (
-            ["explain", "picture.png", "--out", "noise.bin"],
-            "--out noise.bin: File exists",
+            ["explain", "picture.png", "--methods", "gradcam"],
+            "--methods: there is no method 'gradcam'; the closest names are grad-cam",
+        ),
+        (["explain", "--methods", "picture.png"], "at least one method, got 'picture"),
+        (["evaluate", "--methods", "grad-cam", "picture.png"], "no method 'picture."),
+        (["explain", *GRAD_CAM, "--save", "figure,film"], "of figure, overlay, map, "),
+        (["explain", *GRAD_CAM, "--device", "nonsense"], "cannot use device nonsense"),
+        (["explain", *GRAD_CAM, "--num-classes", "3"], "unexpected keyword argument"),
+        (
+            ["explain", *RESNET, "--weights", "DEFAULT", "--num-classes", "3"],
+            "weights DEFAULT of resnet18 have 1000 classes, not 3; num_classes is for",
+        ),
+        (["evaluate", "--num-classes", "3"], "num_classes is for models that are"),
+        (
+            ["explain", *USER, "user_code:ready", "--num-classes", "3"],
+            "it is a model already, which num_classes does not change",
+        ),
+        (
+            ["explain", *GRAD_CAM, "--out", "noise.bin"],
+            "the folder noise.bin: File exists",
         ),
         (
             ["explain", *GRAD_CAM, "--out", "blocked"],
-            "captum-cams-explain.png: Is a",
+            "blocked/picture-figure.png is there already; --overwrite replaces such",
         ),
         (["explain", "picture.png", "--size", "0"], "must be an integer of at least 1"),
-        (["explain", "picture.png", "--size", "20"], "fails on a picture of 20 x 20"),
+        (
+            ["explain", "picture.png", *SHAPES, "--size", "20"],
+            "fails on a picture of 20 x 20",
+        ),
         (["explain", "picture.png", "--std", "0", "1", "1"], "above 0, got '0'"),
         (["explain", "picture.png", "--std", "inf", "1", "1"], "must be a finite"),
         (["explain", "picture.png", "--mean", "nan", "0", "0"], "must be a finite"),
@@ -638,8 +881,8 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *GRAD_CAM, "--std", "1e-300", "1", "1"], "gives NaN or infinity"),
         (["explain", "picture.png", "--size", "100000"], "at most 8192, got '100000'"),
         (["explain", "picture.png", "--size", "9" * 5000], "at most 8192, got '999"),
-        (["explain", "picture.png", "--target", "9" * 5000], "must be top1 or the"),
-        (["explain", "picture.png", "--layer", ""], "--layer: must be a name, got an"),
+        (["explain", *GRAD_CAM, "--target", "9" * 5000], "has no class '9999"),
+        (["explain", "picture.png", "--layer", ""], "got an empty one in ''"),
         (["fine-tune", "--layer", " "], "--layer: must be a name, got an empty one"),
         (["evaluate", "--layers", "block4,"], "got an empty one in 'block4,'"),
         (["evaluate", "--methods", ",grad-cam"], "got an empty one in ',grad-cam'"),
@@ -651,7 +894,7 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["evaluate", "--device", "nonsense"], "cannot use device nonsense: "),
         (["evaluate", "--device", "meta"], "cannot use device meta: RuntimeError"),
         (["evaluate", "--out", "noise.bin/x"], "the folder noise.bin/x: Not a dir"),
-        (["demo", "--out", "noise.bin/x"], "--out noise.bin/x: Not a directory"),
+        (["demo", "--out", "noise.bin/x"], "the folder noise.bin/x: Not a directory"),
         (["fine-tune", "--out", "noise.bin"], "the folder noise.bin: File exists"),
         (["explain", *USER, "nothing:at_all"], "No module named 'nothing'"),
         (["explain", *USER, "user_code:nothing"], "has no attribute 'nothing'"),
@@ -711,7 +954,8 @@ def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     torch.save([torch.ones(1)], "list.pt")
     torch.save({"weight": torch.ones(1)}, "other.pt")
     Path("two.txt").write_text("cat\ndog\n")
-    Path("blocked/captum-cams-explain.png").mkdir(parents=True)
+    Path("blocked/picture-figure.png").mkdir(parents=True)
+    Path("empty").mkdir()
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("captum-cams: ")
@@ -748,7 +992,8 @@ def test_what_fails_around_a_run_is_one_sentence(
     def fail(**_):
         raise error
 
-    monkeypatch.setattr(cli, command, fail)
+    module = {"evaluate": "runner", "fine_tune": "fine_tuning"}[command]
+    monkeypatch.setattr(f"captum_cams.evaluation.{module}.{command}", fail)
     assert cli.main([command.replace("_", "-")]) == 2
     again = "the same command goes on from here"
     assert capsys.readouterr().err == f"captum-cams: {sentence}; {again}\n"
@@ -759,21 +1004,35 @@ def test_a_fault_of_the_program_keeps_its_traceback(error, monkeypatch):
     def fail(**_):
         raise error("ours")
 
-    monkeypatch.setattr(cli, "evaluate", fail)
+    monkeypatch.setattr("captum_cams.evaluation.runner.evaluate", fail)
     with pytest.raises(error, match="ours"):
         cli.main(["evaluate"])
 
 
 def test_a_figure_that_cannot_be_written_is_named(monkeypatch, capsys):
-    def write(figure, path, **_):
+    def write(path, content):
         raise FULL
 
-    monkeypatch.setattr(cli.Figure, "savefig", write)
+    monkeypatch.setattr(Path, "write_bytes", write)
     assert explain(*GRAD_CAM) == 2
     error = capsys.readouterr().err
     assert error == (
-        "captum-cams: cannot write captum-cams-explain.png: No space left on device\n"
+        "captum-cams: cannot write picture-figure.png: No space left on device\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_help_and_version_do_not_wait_for_pytorch(argument):
+    code = (
+        "import sys\nfrom captum_cams.cli import main\n"
+        f"try: main(['{argument}'])\n"
+        "except SystemExit: print({'torch', 'matplotlib', 'numpy'} & {*sys.modules})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.endswith("set()\n")
 
 
 @pytest.mark.parametrize(

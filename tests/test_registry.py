@@ -11,7 +11,7 @@ from captum.attr import Attribution, LayerAttribution, LayerGradCam, Saliency
 from PIL import Image
 from torch import nn
 
-from captum_cams import LayerHiResCam, LayerRSIGradCam, cli
+from captum_cams import LayerHiResCam, LayerRSIGradCam, _explain, cli
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS, Method, register
 from captum_cams.evaluation import evaluate
@@ -63,6 +63,7 @@ class Demanding(Noisy):
 
 number = 3
 """
+SHAPES = ["--model", "captum_cams.examples:shapes_model", "--size", "128"]
 SETTINGS = {"layers": ["block4", "block5"], "size": 64, "limit": 2}
 SETTINGS |= {"protocol": "group-cam", "metrics": ["heatmap_mean", "overall"]}
 
@@ -164,9 +165,9 @@ def test_it_is_assigned_as_well_as_registered():
 
 def test_the_commands_find_it_by_its_module(capsys, tmp_path):
     text = "user_cam:LayerAbsoluteGradCam"
-    arguments = ["explain", "picture.png", "--methods", "grad-cam", text]
+    arguments = ["explain", "picture.png", *SHAPES, "--methods", "grad-cam", text]
     assert cli.main([*arguments, "--layer", "block5"]) == 0
-    assert Path("captum-cams-explain.png").stat().st_size > 0
+    assert Path("picture-figure.png").stat().st_size > 0
     options = ["--layers", "block4,block5", "--size", "64", "--limit", "2"]
     options += ["--protocol", "group-cam", "--metrics", "heatmap_mean"]
     assert cli.main(["evaluate", "--methods", text, *options, "--out", "out"]) == 0
@@ -175,7 +176,9 @@ def test_the_commands_find_it_by_its_module(capsys, tmp_path):
     check_values(records, "absolute-grad-cam", ["block4", "block5"])
     # Its name is enough from then on, and "all" takes it too.
     assert parse_method("absolute-grad-cam(relu_attributions=False)").arguments
-    assert "absolute-grad-cam" in [spec.name for spec in cli._specs(["all"])]
+    assert "absolute-grad-cam" in [
+        spec.name for spec in _explain.find_specs(["all"], nn.ReLU())
+    ]
 
 
 def test_a_class_that_is_not_registered_goes_by_its_module_and_name(tmp_path, capsys):
@@ -189,9 +192,8 @@ def test_a_class_that_is_not_registered_goes_by_its_module_and_name(tmp_path, ca
     assert spec.method == Method(sys.modules["plain_cam"].Noisy)
     assert parse_method(spec.label) == spec
     assert parse_method("captum.attr:LayerGradCam") == parse_method("grad-cam")
-    assert (
-        cli.main(["explain", "picture.png", "--methods", text, "plain_cam:Noisy"]) == 0
-    )
+    methods = ["--methods", text, "plain_cam:Noisy"]
+    assert cli.main(["explain", "picture.png", *SHAPES, *methods]) == 0
     whole = list(evaluate("whole", methods=[text], **SETTINGS))
     assert {record["method"] for record in whole} == {text}
     assert "plain_cam:Noisy(n=3)" in (tmp_path / "whole/report.html").read_text("utf-8")
@@ -244,7 +246,7 @@ def test_what_is_no_method_is_one_sentence(text, words, capsys):
 
 def test_maps_that_do_not_fit_are_one_sentence(capsys):
     words = "plain_cam:Wide must give a map of each of 1 pictures, (1, 1, h, w), got (1, 48, 8, 8)"
-    arguments = ["explain", "picture.png", "--layer", "block4", "--methods"]
+    arguments = ["explain", "picture.png", *SHAPES, "--layer", "block4", "--methods"]
     assert cli.main([*arguments, "plain_cam:Wide"]) == 2
     assert capsys.readouterr().err == f"captum-cams: {words}\n"
     with pytest.raises(
@@ -289,7 +291,8 @@ def test_a_layer_that_needs_a_transform_is_for_classes_that_take_one(capsys):
     with pytest.raises(ValueError, match=re.escape(words)):
         evaluate("out", methods=["grad-cam", "plain_cam:Noisy"], **settings)
     assert not Path("out/run.json").exists()
-    options = ["--model", "user_net:Tokens", "--size", "64", "--layer", "2"]
+    options = ["--model", "user_net:Tokens", "--size", "64", "--overwrite"]
+    options += ["--layer", "2"]
     arguments = ["explain", "picture.png", *options, "--methods"]
     assert cli.main([*arguments, "plain_cam:Noisy"]) == 2
     assert capsys.readouterr().err == f"captum-cams: {words}\n"

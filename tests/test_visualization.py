@@ -8,7 +8,7 @@ from PIL import Image
 
 from captum_cams import _lettering
 from captum_cams.masks import upsample
-from captum_cams.visualization import curves, overlay, panel
+from captum_cams.visualization import blend, curves, overlay, panel
 
 N, H, W = 2, 24, 32
 
@@ -111,6 +111,19 @@ def test_a_maps_value_is_its_opacity(images, figure):
     cam = cells(figure(images, signed))[int(figure is panel)].get_images()[1]
     colors = cam.to_rgba(torch.tensor([-1.0, -0.5, 0.0, 0.5]).numpy())
     assert colors[:, 3] == pytest.approx([0.8, 0.4, 0.0, 0.4], abs=4e-3)
+
+
+def test_blended_pixels_are_those_of_the_figures(images):
+    maps = torch.rand(N, H, W) - 0.3
+    maps[1] = 0
+    pixels = blend(images, maps, alpha=0.5)
+    _, cam = cells(overlay(images, maps, alpha=0.5))[0].get_images()
+    colors = torch.tensor(cam.to_rgba(cam.get_array())).float()  # (H, W, 4)
+    opacity = colors[..., 3:]
+    wanted = images[0].movedim(0, -1) * (1 - opacity) + colors[..., :3] * opacity
+    torch.testing.assert_close(pixels[0], wanted.movedim(-1, 0), rtol=0, atol=1e-5)
+    assert torch.equal(pixels[1], images[1])
+    assert torch.equal(blend(images, maps * torch.nan), images)
 
 
 @pytest.mark.parametrize("figure", [overlay, panel])

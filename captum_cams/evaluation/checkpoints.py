@@ -297,8 +297,9 @@ def _misfit(model: Module, fit: _Fit) -> str:
         shapes = f"{tuple(there)} for {tuple(here)}"
         parts.append(f"has {name} of shape {shapes}{_more(fit.reshaped)}")
         remedy = (
-            "; for another number of classes, as fine-tuning brings, give a function "
-            "that builds the model with it, --model module:callable"
+            "; for another number of classes, as fine-tuning brings, give it as "
+            "--num-classes, or a function that builds the model, --model "
+            "module:callable"
         )
     under = f" under {fit.key!r}" if fit.key else ""
     taken = f", its prefix {fit.prefix!r} taken away," if fit.prefix else ""

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from captum_cams._printable import printable
 from captum_cams._validation import (
     check_count,
     check_flags,
@@ -33,7 +34,6 @@ from captum_cams.evaluation.networks import (
     load_network,
     probe_output,
 )
-from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.plan import library_versions, parameters_digest
 from captum_cams.evaluation.processes import one_thread, processes, seeded
 from captum_cams.evaluation.results import PROBE, RUN, check_same_facts, write_run
@@ -72,6 +72,7 @@ def fine_tune(  # noqa: PLR0913
     layer: str | None = None,
     *,
     classes: str | Path | None = None,
+    num_classes: int | None = None,
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -127,6 +128,9 @@ def fine_tune(  # noqa: PLR0913
         classes (str or Path, optional): A file with the names of the model's outputs,
             as of :func:`evaluate`. Default: None, torchvision's where the model is
             theirs
+        num_classes (int, optional): That the model is built with, where its `weights`
+            were trained on another number of classes than torchvision's. Default: None,
+            the model's own
         size (int, optional): Pixels along each side of the network's pictures.
             Default: None, as torchvision's model wants them, else 224
         mean (sequence of float, optional): Of the colors in [0, 1], for normalizing.
@@ -183,6 +187,7 @@ def fine_tune(  # noqa: PLR0913
     if root is None and model is None and size is None:
         size = 64  # on larger shapes this network errs too seldom
     size = optional_count("size", size)
+    num_classes = optional_count("num_classes", num_classes)
     workers = check_count("workers", workers, 0)
     folder = made_folder(out)
     with processes(device) as team, one_thread(team.device):
@@ -192,7 +197,14 @@ def fine_tune(  # noqa: PLR0913
                 "torchrun"
             )
         with seeded(seed, team.device):
-            network = load_network(model, weights, size=size, mean=mean, std=std)
+            network = load_network(
+                model,
+                weights,
+                num_classes=num_classes,
+                size=size,
+                mean=mean,
+                std=std,
+            )
         network.model.to(team.device)
         data = open_training_data(root, network.size)
         plan = _make_plan(network, data, layer, settings, team.device)

@@ -43,10 +43,10 @@ def class_folders(root: Path) -> ClassFolders:
         hidden = [path.name for path in folders if _is_hidden(path.name)]
         for folder in folders:
             if not _is_hidden(folder.name):
-                found[folder.name] = sorted(_pictures(folder, others, links))
+                found[folder.name] = sorted(pictures_below(folder, others, links))
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    beside = [path.name for path in here if path.is_file() and _is_picture(path)]
+    beside = [path.name for path in here if path.is_file() and is_picture(path)]
     classes = [name for name, files in found.items() if files]
     if not classes:
         raise UserError(
@@ -72,7 +72,21 @@ def class_folders(root: Path) -> ClassFolders:
     return ClassFolders(classes, files, notes)
 
 
-def _pictures(folder: Path, others: Counter[str], links: list[str]) -> Iterator[Path]:
+def pictures_below(
+    folder: Path, others: Counter[str], links: list[str]
+) -> Iterator[Path]:
+    """
+    The pictures in a folder and in the folders of it, by their names' ends.
+
+    Args:
+        folder (Path): Where to look, following links.
+        others (Counter): Where other files are counted, by their kind.
+        links (list of str): Where links to a folder that they are in are added.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+
     def stop(error: OSError) -> None:
         raise error
 
@@ -88,7 +102,7 @@ def _pictures(folder: Path, others: Counter[str], links: list[str]) -> Iterator[
         for one in files:
             if _is_hidden(one):
                 continue
-            if _is_picture(here / one):
+            if is_picture(here / one):
                 yield here / one
             else:
                 others[Path(one).suffix.lower() or one] += 1
@@ -98,7 +112,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether a file is one by its name."""
     return path.suffix.lower() in IMG_EXTENSIONS and not _is_hidden(path.name)
 
 

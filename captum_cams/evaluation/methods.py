@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import util
 from typing import Any, NamedTuple
 
 from captum.attr import LayerGradCam
@@ -115,6 +116,15 @@ def check_transforms(spec: MethodSpec, layers: Sequence[LayerInfo]) -> None:
                 f"{attribution.__name__} does not take; give it that argument, or name "
                 "a layer that gives feature maps (N, K, h, w)"
             )
+
+
+def missing_library(name: str, libraries: Mapping[str, str]) -> str | None:
+    """A sentence where modules are not installed that a method or metric imports."""
+    missing = [library for library in libraries if util.find_spec(library) is None]
+    if not missing:
+        return None
+    extra = libraries[missing[0]]
+    return f"{name} needs {' and '.join(missing)}; pip install '{extra}' brings it"
 
 
 def missing_module(name: str, method: Method, model: Module) -> str | None:

@@ -264,6 +264,7 @@ def load_network(
     model: str | Module | None = None,
     weights: str | Path | None = None,
     *,
+    num_classes: int | None = None,
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -278,6 +279,8 @@ def load_network(
         weights (str or Path, optional): A file with a state dict, or those that
             torchvision downloads by their name, such as ``"DEFAULT"`` or
             ``"IMAGENET1K_V1"``. Default: None, as the model is built
+        num_classes (int, optional): That the model is built with, such as the number
+            of classes that a network was fine-tuned to. Default: None, the model's own
         size (int, optional): Height and width of its pictures. Default: None, as
             torchvision's model wants them, else 224
         mean (sequence of float, optional): Of the colors in [0, 1]. Default: None,
@@ -288,11 +291,11 @@ def load_network(
         UserError: If there is no such model or file, or the two do not match.
     """
     if isinstance(model, str) and ":" not in model:
-        network = _torchvision_network(model, weights)
+        network = _torchvision_network(model, weights, num_classes)
     elif weights == "DEFAULT":
         raise UserError("weights DEFAULT is for torchvision's models; give a file")
     else:
-        network = _other_network(model)
+        network = _other_network(model, num_classes)
         if weights is not None:
             path = str(weights)
             load_weights(network.model, read_state_dicts(path), path, network.name)
@@ -303,12 +306,17 @@ def load_network(
     return network._replace(**{key: v for key, v in given.items() if v is not None})
 
 
-def _other_network(model: str | Module | None) -> Network:
+def _other_network(model: str | Module | None, num_classes: int | None) -> Network:
     """That of the examples, or one of the user's."""
+    if num_classes is not None and not isinstance(model, str):
+        raise UserError(
+            "num_classes is for models that are built by their name; this one has its "
+            "classes already"
+        )
     if model is None:
         return Network("the example network", shapes_model(), CLASSES, size=128)
     name = model if isinstance(model, str) else type(model).__name__
-    built: object = _built(model) if isinstance(model, str) else model
+    built: object = _built(model, num_classes) if isinstance(model, str) else model
     if not isinstance(built, Module):
         raise UserError(
             f"model {name} must be or return a torch.nn.Module, got "
@@ -323,16 +331,23 @@ def _other_network(model: str | Module | None) -> Network:
     return Network(name, copy.deepcopy(built).float())
 
 
-def _built(name: str) -> object:
+def _built(name: str, num_classes: int | None) -> object:
     """What ``module:callable`` is or returns."""
+    arguments = {} if num_classes is None else {"num_classes": num_classes}
     try:
         found = import_object(name)
-        return found if isinstance(found, Module) else found()
+        if not isinstance(found, Module):
+            return found(**arguments)
+        if arguments:
+            raise TypeError("it is a model already, which num_classes does not change")
+        return found
     except Exception as error:  # the user's own code
         raise UserError(f"cannot build model {name}: {brief_error(error)}") from error
 
 
-def _torchvision_network(name: str, weights: str | Path | None) -> Network:
+def _torchvision_network(
+    name: str, weights: str | Path | None, num_classes: int | None
+) -> Network:
     """One of torchvision's, with its own weights or those of a file."""
     known = models.list_models(module=models)
     if name.lower() not in known:
@@ -344,18 +359,27 @@ def _torchvision_network(name: str, weights: str | Path | None) -> Network:
     path = None if weights is None or chosen is not None else str(weights)
     states = {} if path is None else read_state_dicts(path)
     arguments = _arguments_of_weights(name, states) if states else {}
+    of = chosen or known_weights.DEFAULT
+    classes = of.meta["categories"]
+    if num_classes is not None and num_classes != len(classes):
+        if chosen is not None:
+            raise UserError(
+                f"weights {weights} of {name} have {len(classes)} classes, not "
+                f"{num_classes}; num_classes is for a file of a network that was "
+                "trained on others"
+            )
+        arguments["num_classes"], classes = num_classes, ()
     try:
         model = models.get_model(name, weights=chosen, **arguments)
     except (OSError, RuntimeError) as error:  # no network, or a broken file
         raise UserError(
             f"cannot download the weights of {name}: {brief_error(error)}"
         ) from error
-    of = chosen or known_weights.DEFAULT
     wanted = of.transforms()
     network = Network(
         name,
         model,
-        of.meta["categories"],
+        classes,
         # Vision transformers take pictures of one size alone.
         size=getattr(model, "image_size", wanted.crop_size[0]),
         mean=wanted.mean,

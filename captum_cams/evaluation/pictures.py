@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from captum_cams._lettering import escaped, is_drawn
 from captum_cams.evaluation.errors import UserError, brief_error
 
 transforms: Any = functional  # its types know tensors alone
@@ -137,19 +136,6 @@ def file_digest(path: str | Path) -> str:
     except OSError:
         return "unreadable"
     return total.hexdigest()
-
-
-def printable(text: str) -> str:
-    r"""
-    One line that is what it looks like, for a terminal, a report or a table.
-
-    Names of files and classes may hold anything. Line breaks, sequences that command a
-    terminal, marks without width or that turn the direction of writing, and bytes that
-    are no Unicode are escaped, such as ``\x1b``.
-    """
-    if text.isprintable():  # almost always, and known at once
-        return text
-    return "".join(one if is_drawn(one) else escaped(one) for one in text)
 
 
 def read_picture(path: str | Path, size: int, resize: str) -> Tensor:

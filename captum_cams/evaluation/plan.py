@@ -7,7 +7,7 @@ import platform
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from captum_cams.evaluation.methods import (
     MethodSpec,
     blur_of,
     check_transforms,
+    missing_library,
     missing_module,
     parse_method,
 )
@@ -298,10 +299,8 @@ def _missing_requirements(model: Module) -> Iterator[tuple[str, str]]:
     """Methods and metrics that cannot run here, each with the reason as a sentence."""
     needs = {name: method.optional_dependencies for name, method in METHODS.items()}
     for name, libraries in (needs | {RANDOMIZATION: _SANITY}).items():
-        missing = [library for library in libraries if util.find_spec(library) is None]
-        if missing:
-            need, extra = " and ".join(missing), libraries[missing[0]]
-            yield name, f"{name} needs {need}; pip install '{extra}' brings it"
+        if need := missing_library(name, libraries):
+            yield name, need
     for name, method in METHODS.items():
         lack = missing_module(name, method, model)
         if lack is not None:

@@ -25,9 +25,13 @@ class Team(NamedTuple):
             dist.barrier()
 
 
-@contextlib.contextmanager
-def processes(device: str | torch.device | None) -> Iterator[Team]:
-    """The team of processes that torchrun started, or of this one alone."""
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """
+    A device that holds numbers; None stands for the process' own GPU, else the CPU.
+
+    Raises:
+        UserError: If it does not.
+    """
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
@@ -38,6 +42,13 @@ def processes(device: str | torch.device | None) -> Iterator[Team]:
         torch.zeros(1, device=device).item()  # fails where no numbers are kept, too
     except (AssertionError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot use device {device}: {brief_error(error)}") from error
+    return device
+
+
+@contextlib.contextmanager
+def processes(device: str | torch.device | None) -> Iterator[Team]:
+    """The team of processes that torchrun started, or of this one alone."""
+    device = usable_device(device)
     own = (
         torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     )

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
+from captum_cams._printable import printable
 from captum_cams.evaluation.figures import Drawing, Gallery
 from captum_cams.evaluation.metrics import METRICS, value_of
 from captum_cams.evaluation.papers import PAPERS
-from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.records import Record, Run
 from captum_cams.evaluation.summary import Summary, protocols_of
 from captum_cams.evaluation.tables import (

@@ -60,6 +60,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     *,
     preset: str | None = None,
     classes: str | Path | None = None,
+    num_classes: int | None = None,
     reshape: str | Transform | None = None,
     explain: str | None = None,
     target: str | None = None,
@@ -145,6 +146,9 @@ def evaluate(  # noqa: PLR0913, PLR0917
         classes (str or Path, optional): A file with the names of the model's outputs,
             one a line or in JSON; WordNet's ids may stand before the names. Default:
             None, torchvision's where the model is theirs
+        num_classes (int, optional): That the model is built with, where its `weights`
+            were trained on another number of classes than torchvision's. Default: None,
+            the model's own
         protocol (str, optional): ``rsi``, ``igc``, ``group-cam`` or ``all``. Default:
             None, the preset's or ``all``
         split (str, optional): Of ``voc`` (such as ``2012-val``) or ``coco`` (such as
@@ -211,6 +215,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     dataset, split, limit, model, weights, layers, protocol = filled[:7]
     explain, target = filled[7:]
     size = optional_count("size", size)
+    num_classes = optional_count("num_classes", num_classes)
     check_flags(show_progress=show_progress)
     check_choice("protocol", protocol, ("all", *PAPERS))
     check_choice("resize", resize, RESIZE)
@@ -241,7 +246,14 @@ def evaluate(  # noqa: PLR0913, PLR0917
     folder = made_folder(out)
     with processes(device) as team, one_thread(team.device):
         with seeded(settings.seed, team.device):
-            network = load_network(model, weights, size=size, mean=mean, std=std)
+            network = load_network(
+                model,
+                weights,
+                num_classes=num_classes,
+                size=size,
+                mean=mean,
+                std=std,
+            )
         if isinstance(model, str) and ":" not in model and weights is None:
             network = network._replace(name=f"{network.name}, untrained")
         network.model.to(team.device)

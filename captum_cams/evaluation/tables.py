@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from captum_cams._printable import printable
 from captum_cams.evaluation.metrics import METRICS, Metric
 from captum_cams.evaluation.papers import (
     PAPERS,
@@ -20,7 +21,6 @@ from captum_cams.evaluation.papers import (
     SWEEPS,
     Table,
 )
-from captum_cams.evaluation.pictures import printable
 from captum_cams.evaluation.records import Run
 from captum_cams.evaluation.summary import Difference, Mean, Summary
 

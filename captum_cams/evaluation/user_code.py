@@ -7,6 +7,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from captum_cams.evaluation.errors import UserError
+
+
+def split_names(text: str) -> list[str]:
+    """
+    Parts between commas, but not those within brackets.
+
+    Raises:
+        UserError: If one is empty.
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    names = [part.strip() for part in parts]
+    if "" in names:
+        raise UserError(
+            f"must be names with commas between them, got an empty one in {text!r}"
+        )
+    return names
+
 
 def import_object(name: str) -> Any:
     """What ``"module:attribute"`` names, in the current folder too."""
