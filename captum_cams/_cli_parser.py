@@ -62,9 +62,9 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
         nargs="*",
         help="files, folders, patterns in quotes, or - for one on the standard input",
     )
-    _add_network(explain, resize="crop", default="there is none")
+    _add_network(explain, resize="crop", default=None)
     _add_explained(explain)
-    _add_layers(explain, "the picture", "--layer")
+    _add_layers(explain, "the picture on which the scores depend", "--layer")
     _add_reshape(explain)
     _add_methods(explain)
     add(
@@ -113,7 +113,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     _add_dataset(evaluate)
     _add_network(evaluate, resize="squash")
-    _add_layers(evaluate, "the pictures")
+    _add_layers(
+        evaluate,
+        "the pictures on which the scores depend; block4 of the network of the "
+        "examples",
+    )
     _add_reshape(evaluate)
     _add_explained(evaluate)
     evaluate.add_argument(
@@ -268,7 +272,7 @@ def _add_device(command: argparse.ArgumentParser) -> None:
 def _add_network(
     command: argparse.ArgumentParser,
     resize: str | None = None,
-    default: str = "the network of the examples",
+    default: str | None = "the network of the examples",
 ) -> None:
     """What the network is, and how pictures become its inputs."""
     add = command.add_argument
@@ -276,7 +280,8 @@ def _add_network(
         "--model",
         metavar="NAME",
         help="a classifier of torchvision by its name, or module:callable for what "
-        f"your own function or class returns (default: {default})",
+        "your own function or class returns "
+        + (f"(default: {default})" if default else "(required)"),
     )
     add(
         "--weights",
@@ -336,15 +341,14 @@ def _add_explained(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_layers(command: argparse.ArgumentParser, pictures: str, *aliases: str) -> None:
+def _add_layers(command: argparse.ArgumentParser, default: str, *aliases: str) -> None:
     command.add_argument(
         "--layers",
         *aliases,
         metavar="A,B",
         type=_names,
         help="dotted names, such as layer4 or features.12 (default: the last layer "
-        f"that gives feature maps of {pictures} on which the scores depend; block4 of "
-        "the network of the examples)",
+        f"that gives feature maps of {default})",
     )
 
 

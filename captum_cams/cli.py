@@ -89,7 +89,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             from captum_cams._cli_parser import add_arguments
 
             add_arguments[name](command)
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # By itself the parser would send to the help of all commands.
+        commands.choices[options.command].error(
+            f"unrecognized arguments: {' '.join(unknown)}"
+        )
+    return options
 
 
 def _open_streams() -> None:
