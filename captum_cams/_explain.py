@@ -77,6 +77,21 @@ class _Target(NamedTuple):
         return confidences.topk(self.rank + 1).indices[:, -1]  # (N,)
 
 
+class _Column(NamedTuple):
+    """One of the maps that are made of each picture."""
+
+    method: str
+    layer: str | None
+    target: int
+    """Which of the targets."""
+    parts: list[str]
+    """What tells it from the other maps."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.parts)
+
+
 class _Setup(NamedTuple):
     """What pictures are explained with."""
 
@@ -86,32 +101,35 @@ class _Setup(NamedTuple):
     targets: list[_Target]
     device: torch.device = torch.device("cpu")
 
-    def columns(self) -> list[dict[str, Any]]:
-        """The maps of a picture in their order: method, layer and target of each."""
+    @property
+    def columns(self) -> list[_Column]:
+        """All maps of a picture, in the order in which they are made."""
         found = []
-        for target in self.targets:
+        for number, target in enumerate(self.targets):
             for spec in self.specs:
-                layers = self.layers if spec.method.has_layer else [None]
-                for layer in layers:
+                for layer in self.layers if spec.method.has_layer else [None]:
                     parts = [spec.label]
                     if layer is not None and len(self.layers) > 1:
                         parts.append(layer.name)
                     if len(self.targets) > 1:
                         parts.append(target.name)
-                    found.append(
-                        {
-                            "name": ", ".join(parts),
-                            "title": "\n".join(parts),
-                            "method": spec.label,
-                            "layer": layer.name if layer else None,
-                            "target": target,
-                        }
-                    )
+                    name = None if layer is None else layer.name
+                    found.append(_Column(spec.label, name, number, parts))
         return found
 
     def class_name(self, index: int) -> str:
         known = len(self.network.classes) == self.layers[0].classes
         return self.network.classes[index] if known else f"class {index}"
+
+
+class _Source(NamedTuple):
+    """A picture of the user's own."""
+
+    path: str
+    name: str
+    """What it is called where it is shown."""
+    stem: str
+    """How its files begin."""
 
 
 class _Explained(NamedTuple):
@@ -168,43 +186,48 @@ def explain(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         paths = _find_pictures([*options.images, *options.more_images], temporary)
         _check_headers(paths)
-        names = names_apart(paths, temporary)
         setup = _set_up(options)
-        folder = made_folder(options.out)
-        files = _Files(folder, options.save, setup)
+        files = _Files(made_folder(options.out), options.save, setup)
+        names = names_apart(paths, temporary)
         stems = file_stems(names)
         if not options.overwrite:
             files.check_new(stems)
+        sources = list(map(_Source, paths, names, stems))
         unread = []
         with tqdm(
-            total=len(paths),
+            total=len(sources),
             unit=" pictures",
             # A bar is for those who watch, and says nothing of a single picture.
-            disable=True if options.quiet or len(paths) == 1 else None,
+            disable=True if options.quiet or len(sources) == 1 else None,
         ) as bar:
-            for start in range(0, len(paths), _TOGETHER):
-                rows = slice(start, start + _TOGETHER)
-                images, read = [], []
-                for path, name, stem in zip(
-                    paths[rows], names[rows], stems[rows], strict=True
-                ):
-                    try:
-                        size = setup.network.size
-                        images.append(read_picture(path, size, options.resize))
-                        read.append((path, name, stem))
-                    except UserError as error:
-                        unread.append(str(error))
+            for start in range(0, len(sources), _TOGETHER):
+                batch = sources[start : start + _TOGETHER]
+                images, errors = _read(batch, setup.network.size, options.resize)
+                unread += errors
                 if images:
-                    of = [name for _, name, _ in read]
-                    explained = _explain(setup, torch.stack(images), of)
-                    for i, (path, _, stem) in enumerate(read):
-                        for line in files.save(explained, i, path, stem):
+                    names = [source.name for source in images]
+                    explained = _explain(setup, torch.stack([*images.values()]), names)
+                    for i, source in enumerate(images):
+                        for line in files.save(explained, i, source):
                             bar.write(printable(line))
-                bar.update(len(paths[rows]))
+                bar.update(len(batch))
     if unread:
         more = len(unread) - _MOST_SKIPPED
         listed = [*unread[:_MOST_SKIPPED], *([f"and {more} more"] if more > 0 else [])]
         raise UserError("; ".join(listed))
+
+
+def _read(
+    sources: Iterable[_Source], size: int, resize: str
+) -> tuple[dict[_Source, Tensor], list[str]]:
+    """The pictures that can be read, (3, size, size) each, and why others cannot."""
+    images, errors = {}, []
+    for source in sources:
+        try:
+            images[source] = read_picture(source.path, size, resize)
+        except UserError as error:
+            errors.append(str(error))
+    return images, errors
 
 
 def _set_up(options: argparse.Namespace) -> _Setup:
@@ -378,8 +401,11 @@ def _find_targets(text: str, network: Network, outputs: int) -> list[_Target]:
         UserError: If the network has no such class.
     """
     known = len(network.classes) == outputs
-    folded = {name.casefold(): i for i, name in enumerate(network.classes) if known}
-    folded |= {wnid: i for i, wnid in enumerate(network.wnids) if known}
+    folded: dict[str, list[int]] = {}
+    for index, name in enumerate(network.classes if known else ()):
+        folded.setdefault(name.casefold(), []).append(index)
+    for index, wnid in enumerate(network.wnids if known else ()):
+        folded.setdefault(wnid, [index])
     # A name may hold a comma itself.
     words = [text] if text.casefold() in folded else split_names(text)
     found: list[_Target] = []
@@ -394,16 +420,22 @@ def _find_targets(text: str, network: Network, outputs: int) -> list[_Target]:
             for rank in range(most):
                 found.append(_Target(f"top {rank + 1}" if most > 1 else "", None, rank))
             continue
-        index = int(word) if re.fullmatch(r"\d{1,9}", word) else None
-        if index is None:
-            index = folded.get(word.casefold())
-        if index is None:
+        indices = folded.get(word.casefold(), [])
+        if re.fullmatch(r"\d{1,9}", word):
+            indices = [int(word)]
+        if len(indices) > 1:
+            raise UserError(
+                f"{network.name} has several classes {word!r}, "
+                f"{' and '.join(map(str, indices))}; give the index of one"
+            )
+        if not indices:
             remedy = (
                 closest_names(word, network.classes)
                 if known
                 else "its classes have no names; give an index, or --classes FILE"
             )
             raise UserError(f"{network.name} has no class {word!r}; {remedy}")
+        (index,) = indices
         if index >= outputs:
             raise UserError(
                 f"--target must lie in [0, {outputs - 1}] for {network.name}, got "
@@ -431,7 +463,7 @@ def _explain(setup: _Setup, images: Tensor, names: Sequence[str]) -> _Explained:
         task = ExplainTask(network, inputs, indices)
         for spec in setup.specs:
             maps += (one.cpu() for one in _maps(spec, task, setup.layers))
-    columns = [column["name"] for column in setup.columns()]
+    columns = [column.name for column in setup.columns]
     return _Explained(
         images,
         names,
@@ -453,7 +485,7 @@ def _maps(
 
 
 def _draw(setup: _Setup, explained: _Explained, boxes: Tensor | None = None) -> Figure:
-    columns = [column["title"] for column in setup.columns()]
+    columns = ["\n".join(column.parts) for column in setup.columns]
     maps = dict(zip(columns, explained.maps.values(), strict=True))
     figure = panel(explained.images, maps, explained.titles(setup), boxes)
     names = ", ".join(layer.name for layer in setup.layers)
@@ -473,7 +505,7 @@ class _Files(NamedTuple):
 
     def paths(self, stem: str) -> dict[str, list[Path]]:
         """The files of a picture, by their kind."""
-        columns = file_stems([column["name"] for column in self.setup.columns()])
+        columns = file_stems([column.name for column in self.setup.columns])
         names = {
             "figure": [f"{stem}-figure.png"],
             "overlay": [f"{stem}-overlay-{column}.png" for column in columns],
@@ -499,9 +531,7 @@ class _Files(NamedTuple):
                 "--out DIR takes another folder"
             )
 
-    def save(
-        self, explained: _Explained, i: int, path: str, stem: str
-    ) -> Iterator[str]:
+    def save(self, explained: _Explained, i: int, source: _Source) -> Iterator[str]:
         """Writes the files of picture `i`, and gives lines that say where they are."""
         one = slice(i, i + 1)
         explained = explained._replace(
@@ -514,8 +544,8 @@ class _Files(NamedTuple):
         (title,) = explained.titles(self.setup)
         name, *classes = title.split("\n")
         yield f"{name}: {', '.join(classes)}"
-        for kind, files in self.paths(stem).items():
-            contents = self._contents(kind, explained, path)
+        for kind, files in self.paths(source.stem).items():
+            contents = self._contents(kind, explained, source.path)
             for file, content in zip(files, contents, strict=True):
                 _write(file, content)
                 yield f"{kind}: {file.resolve()}"
@@ -584,20 +614,18 @@ def _facts(setup: _Setup, explained: _Explained, path: str) -> dict[str, Any]:
     """What ``--save json`` holds of a picture."""
     (row,) = explained.confidences
     top = row.topk(min(_NAMED, len(row)))
-    maps = []
-    for column, cam in zip(setup.columns(), explained.maps.values(), strict=True):
-        at = setup.targets.index(column["target"])
-        maps.append(
-            {
-                "name": column["name"],
-                "method": column["method"],
-                "layer": column["layer"],
-                "target": _class(setup, row, int(explained.targets[at])),
-                "shape": list(cam.shape[2:]),
-                "minimum": _number(cam.min()),
-                "maximum": _number(cam.max()),
-            }
-        )
+    maps = [
+        {
+            "name": column.name,
+            "method": column.method,
+            "layer": column.layer,
+            "target": _class(setup, row, int(explained.targets[column.target])),
+            "shape": list(cam.shape[2:]),
+            "minimum": _number(cam.min()),
+            "maximum": _number(cam.max()),
+        }
+        for column, cam in zip(setup.columns, explained.maps.values(), strict=True)
+    ]
     return {
         "picture": printable(path),
         "model": setup.network.name,

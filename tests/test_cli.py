@@ -842,6 +842,10 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
             ["explain", *RESNET, "--target", "1000"],
             "--target must lie in [0, 999] for resnet18, got 1000",
         ),
+        (
+            ["explain", *GRAD_CAM, "--classes", "twice.txt", "--target", "Crane"],
+            "user_code:build has several classes 'Crane', 1 and 3; give the index of",
+        ),
         (["explain", *RESNET, "--target", "canoo"], "no class 'canoo'; the closest"),
         (["explain", *GRAD_CAM, "--target", "cat"], "its classes have no names; give"),
         (["explain", *GRAD_CAM, "--target", "top6"], "must ask for 1 to 5 classes of"),
@@ -957,6 +961,7 @@ def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     torch.save([torch.ones(1)], "list.pt")
     torch.save({"weight": torch.ones(1)}, "other.pt")
     Path("two.txt").write_text("cat\ndog\n")
+    Path("twice.txt").write_text("ant\ncrane\ncat\ncrane\nelk\n")
     Path("blocked/picture-figure.png").mkdir(parents=True)
     Path("empty").mkdir()
     assert cli.main(arguments) == 2
