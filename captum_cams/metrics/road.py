@@ -319,9 +319,10 @@ def _solved(values: Any, mask: Any) -> Any:
         entries.append((np.full(len(rows), -weight), rows, columns))
     entries.append((totals, np.arange(count), np.arange(count)))
     coefficients, rows, columns = map(np.concatenate, zip(*entries, strict=True))
-    system = csc_matrix((coefficients, (rows, columns)), shape=(count, count))
+    entries_at = coefficients, (rows, columns)
+    system = csc_matrix(entries_at, shape=(count, count))  # type: ignore[no-untyped-call]
     # It is symmetric, and each row's largest number is on the diagonal.
-    factors = splu(
+    factors = splu(  # type: ignore[no-untyped-call]
         system,
         permc_spec="MMD_AT_PLUS_A",
         diag_pivot_thresh=0.0,
