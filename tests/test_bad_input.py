@@ -258,11 +258,11 @@ PATH = [3, None, [WORD]]
 BASELINE = [WORD, [0.5], NAN, -INF, COMPLEX, X * NAN, X[:, :1], X * COMPLEX]
 CURVES = [WORD, 3, [X], {1: X}, {"a": [1.0]}]
 KINDS = [
-    (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
+    (COUNT, "n_steps groups n_masks nt_samples n_references batch_size limit kernel_size blur_kernel_size"),
     (COUNT, "internal_batch_size max_examples_per_batch"),
-    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level"),
+    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level gamma"),
     (NUMBER, "eps lr top_fraction"),
-    (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
+    (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients flip"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
     (CHOICE, "method weighting mode dataset protocol preset resize"),
@@ -281,6 +281,8 @@ BAD = {
     "grad_kwargs": [WORD, True, ["retain_graph"], {"is_grads_batched": True}],
     "device_ids": [0, WORD, [WORD]],
     "layer": [WORD, None, [], [WORD]],
+    "attribution_method": [WORD, None, 3, torch.square],
+    "intensities": [WORD, None, [], [WORD], NAN, [1, INF], COMPLEX, True],
     "integrands": [WORD, 3, [], [WORD], [ConductanceIntegrand]],
     "model": [WORD, None, 3],
     "grid_size": [*COUNT, 7, (1, 2, 3)],
@@ -300,6 +302,7 @@ BUT = {
     ("GroupCam.attribute", "denoise_percentile"): [v for v in NUMBER if v is not None],
     ("GroupCamBlend", "confidence_func"): [WORD, 3],
     ("randomization_check", "target"): [],  # the user's own
+    ("AugmentationTunnel.attribute", "kwargs"): [],  # checked by what it explains with
     ("evaluate", "explain"): CHOICE,
     ("evaluate", "target"): CHOICE,
     ("evaluate", "size"): COUNT,
@@ -334,6 +337,7 @@ def public():
         "explain": lambda model, x, target: maps,
         "model": model,
         "attribute": model,
+        "attribution_method": captum_cams.LayerCam(model, model.layer),
         "mean": 0,
         "std": 1,
         "value": 0,
@@ -348,6 +352,7 @@ def public():
         "nt_samples": 2,
     }
     named = {
+        "AugmentationTunnel.attribute": {"target": 0},
         "panel": {"attributions": {"a": maps}},
         "curves": {"deletion": {"a": torch.ones(2, 3)}},
         "quadrature": {"method": "riemann_left"},
@@ -366,7 +371,9 @@ def public():
     found = [getattr(captum_cams, name) for name in captum_cams.__all__]
     methods = [kind for kind in found if isinstance(kind, type)]
     made = [
-        kind(model, *[model.layer] * issubclass(kind, LayerAttribution))
+        kind(fits["attribution_method"])
+        if kind is captum_cams.AugmentationTunnel
+        else kind(model, *[model.layer] * issubclass(kind, LayerAttribution))
         for kind in methods
     ]
     functions = [getattr(metrics, name) for name in metrics.__all__]
