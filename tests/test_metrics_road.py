@@ -1,10 +1,13 @@
 """ROAD against its equations, solved densely, and the laws that it obeys."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captum_cams.evaluation import evaluate
 from captum_cams.metrics import road, road_lerf_curve, road_morf_curve
 from tests import reference_metrics as reference
 from tests.models import Function, network, random
@@ -161,6 +164,17 @@ def test_errors_teach():
         call(road, stdevs=-1)
     with pytest.raises(ValueError, match=r"maps \(N, 1.* got shape \(2, 4, 5\)"):
         call(road, maps=MAPS[:2])
+
+
+def test_the_evaluation_measures_it_on_request(tmp_path):
+    """Beside the two of maps alone, by the name of the function."""
+    names = ["road", "complexity", "sparseness"]
+    settings = {"limit": 1, "protocol": "igc", "layers": "block4"}
+    (record,) = evaluate(tmp_path, methods="grad-cam", metrics=names, **settings)
+    assert sorted(record["values"]) == sorted(names)
+    assert -0.5 <= record["values"]["road"] <= 0.5
+    assert 0 < record["values"]["complexity"] < math.log(128 * 128)
+    assert 0 < record["values"]["sparseness"] < 1
 
 
 def test_directions():

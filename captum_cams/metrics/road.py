@@ -33,13 +33,13 @@ def road_morf_curve(  # noqa: PLR0913
 
     After step t = 0 .. n_steps - 1, the floor(t * pixels / n_steps) largest pixels of
     the map, upsampled to the input, are removed. In their place comes what their
-    surroundings tell (noisy linear imputation, section 4 of the paper): each removed
-    pixel is the weighted mean of its 8 neighbors, 1/6 for the direct and 1/12 for the
-    diagonal ones, removed neighbors included, so that all of them are one sparse system
-    of linear equations; and each has Gaussian noise of its own. At the border the
-    weights of the neighbors that exist are scaled to a sum of 1. Where a blur or a
-    color shows the shape of what was removed, and the model may read that, an imputed
-    pixel is hard to tell from others.
+    surroundings tell (the paper's noisy linear imputation): each removed pixel is the
+    weighted mean of its 8 neighbors, 1/6 for the direct and 1/12 for the diagonal ones,
+    removed neighbors included, so that all of them are one sparse system of linear
+    equations; and each has Gaussian noise of its own. At the border the weights of the
+    neighbors that exist are scaled to a sum of 1. Where a blur or a color shows the
+    shape of what was removed, and the model may read that, an imputed pixel is hard to
+    tell from others.
 
     Signals and volumes, which the paper does not have, are treated alike: a direct
     neighbor weighs twice as much as any other one. There is no last step, as without
