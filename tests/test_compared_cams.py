@@ -198,14 +198,14 @@ def test_finer_cam_is_the_papers(n_references, gamma):
             model.layer, model.head, x[n], target[n] % 3, gamma, n_references
         )
         torch.testing.assert_close(maps[n, 0], expected, rtol=1e-9, atol=1e-12)
-    # Of an output of more axes the classes lie along the last one that is indexed.
+    # Of an output of more axes the classes lie along the first one.
     both = TwoPart(
         model.layer,
         Function(
-            lambda A: torch.stack([0 * model.head(A), model.head(A)], 1)[..., None]
+            lambda A: torch.stack([0 * model.head(A), model.head(A)], 2)[..., None]
         ),
     )
-    pairs = [(1, index) for index in target]
+    pairs = [(index, 1) for index in target]
     torch.testing.assert_close(
         attribute(LayerFinerCam, both, x, target=pairs, **options), maps
     )

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from captum_cams._captum import TargetType, log_usage
 from captum_cams._numerics import precise, unsqueezed
-from captum_cams._validation import check_flags, check_inputs
+from captum_cams._validation import check_finite, check_flags, check_inputs
 from captum_cams.attr._cam import CamAttribution, Maps, concatenate
 from captum_cams.attr._pooling import combine
 from captum_cams.attr.gradient_cams import GradientCamAttribution
@@ -93,18 +93,21 @@ class LayerEigenCam(CamAttribution):
         )
         evaluator = self._evaluator(output, attribute_to_layer_input)
         batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
-        results = [
-            tuple(
-                combine(
-                    first_component(maps),
-                    maps,
-                    relu=relu_attributions,
-                    summation=attr_dim_summation,
+        results = []
+        for examples, points, _ in batches(inputs_tuple, batch_size):
+            layer = evaluator.activations(points, examples)
+            check_finite("forward_func's output", evaluator.outputs, examples)
+            results.append(
+                tuple(
+                    combine(
+                        first_component(maps),
+                        maps,
+                        relu=relu_attributions,
+                        summation=attr_dim_summation,
+                    )
+                    for maps in layer
                 )
-                for maps in evaluator.activations(points, examples)
             )
-            for examples, points, _ in batches(inputs_tuple, batch_size)
-        ]
         maps = self._format_maps(evaluator, concatenate(results))
         evaluator.warn_of_layer()
         return maps

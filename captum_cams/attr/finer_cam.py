@@ -82,8 +82,8 @@ class LayerFinerCam(GradientCamAttribution):
         Arguments that are not described here are those of :meth:`LayerCam.attribute`.
 
         Args:
-            target (int, tuple, Tensor or list, optional): As there; classes lie along
-                the last axis of the output that it indexes.
+            target (int, tuple, Tensor or list, optional): As there; of an output of
+                several axes, (N, C, ...), classes lie along the first.
             gamma (float): How much of the other classes is taken off, at least 0.
                 Default: 1.0, as in the authors' code
             n_references (int): Number of the classes in D, at least 1; all others where
@@ -127,11 +127,11 @@ class _Difference(TargetOutput):
         y = super().select(output, target)  # (B,)
         if target is None:
             return y
-        scores = output.movedim(target.shape[1], 1)  # (B, C, ...)
-        for index in target[:, :-1].to(output.device).unbind(1):
+        scores = output  # (B, C, ...)
+        for index in target[:, 1:].to(output.device).unbind(1):
             scores = scores[range(len(output)), :, index]  # (B, C, ...)
         scores = scores.flatten(1)  # (B, C), as what is left has one element
-        own = target[:, -1:].to(output.device) % scores.shape[1]  # (B, 1)
+        own = target[:, :1].to(output.device) % scores.shape[1]  # (B, 1)
         distances = (scores - y[:, None]).detach().abs().scatter(1, own, float("inf"))
         count = min(self.n_references, scores.shape[1] - 1)
         nearest = distances.sort(dim=1, stable=True).indices[:, :count]  # (B, count)
