@@ -122,10 +122,14 @@ class TargetOutput:
             output = self.output_func(output)
         target = None if self.target is None else self.target[examples]  # (B, d)
         y = _check_output(output, len(examples), target)
+        return self.select(y, target)
+
+    def select(self, output: Tensor, target: Tensor | None) -> Tensor:
+        """The number to explain of each row's output, (B,), at `target`, (B, d)."""
         if target is not None:
-            rows = torch.arange(len(examples), device=y.device)
-            y = y[(rows, *target.to(y.device).unbind(1))]
-        return y.reshape(len(examples))  # (B,)
+            rows = torch.arange(len(output), device=output.device)
+            output = output[(rows, *target.to(output.device).unbind(1))]
+        return output.reshape(len(output))  # (B,)
 
     def _gather_arguments(self, examples: Tensor) -> tuple[Any, ...]:
         """The additional arguments, with the rows of the examples."""

@@ -105,6 +105,50 @@ def hi_res_cam(features, head, x):
     return layer_cam(features, head, x, positive=False)
 
 
+def _first_component(channels):
+    """V_1 of channels (K, h, w), from the powers of their products with each other."""
+    K = len(channels)
+    products = torch.zeros(K, K, dtype=channels.dtype)
+    for k, other in itertools.product(range(K), repeat=2):
+        for place in _places(channels.shape[1:]):
+            products[k, other] += channels[(k, *place)] * channels[(other, *place)]
+    for _ in range(60):  # the power 2^60, in which the largest one alone is left
+        products = products @ products
+        products = products / products.norm()
+    first = max(products, key=lambda row: float(row.norm()))
+    first = first / first.norm()
+    return -first if first.sum() < 0 else first
+
+
+def eigen_cam(features, head, x):
+    A = features(x.unsqueeze(0)).detach()[0]
+    return _sum_of_maps(_first_component(A), A)
+
+
+def eigen_grad_cam(features, head, x):
+    A, g, _ = _activations_and_gradient(features, head, x)
+    return _sum_of_maps(_first_component(A * g), A * g)
+
+
+def finer_cam(features, scores, x, target, gamma, n_references):
+    """`scores` maps features to all classes' scores, (1, C)."""
+    y = scores(features(x.unsqueeze(0)))[0].tolist()
+    others = [c for c in range(len(y)) if c != target]
+    others = sorted(others, key=lambda c: abs(y[c] - y[target]))[:n_references]
+
+    def difference(A):
+        y = scores(A)[0]
+        total = sum(math.e ** y[d] for d in others)
+        return y[target] - gamma * sum(math.e ** y[d] / total * y[d] for d in others)
+
+    A, g, _ = _activations_and_gradient(features, difference, x)
+    Z = math.prod(A.shape[1:])
+    weights = [
+        sum(float(g[(k, *p)]) for p in _places(A.shape[1:])) / Z for k in range(len(A))
+    ]
+    return _sum_of_maps(weights, A)
+
+
 def ablation_cam(features, head, x):
     A = features(x.unsqueeze(0)).detach()
     y = head(A).item()

@@ -131,3 +131,51 @@ def pointing_game(m, inside, tolerance):
 def normalized(m, eps):
     low, high = float(m.min()), float(m.max())
     return (m - low) / (high - low + eps)
+
+
+def imputed(x, removed, noise):
+    """ROAD: each removed pixel the weighted mean of its neighbors, by dense algebra."""
+    shape, order = x.shape[1:], sorted(removed)
+    system = torch.zeros(len(order), len(order), dtype=torch.float64)
+    known = torch.zeros(len(order), len(x), dtype=torch.float64)
+    for row, p in enumerate(order):
+        weights = {}
+        for q in pixels(shape):
+            steps = [abs(a - b) for a, b in zip(p, q, strict=True)]
+            if q != p and max(steps) == 1:
+                weights[q] = 1 / 6 if sum(steps) == 1 else 1 / 12
+        system[row, row] = 1
+        for q, weight in weights.items():
+            share = weight / sum(weights.values())
+            if q in removed:
+                system[row, order.index(q)] = -share
+            else:
+                known[row] += share * x[(slice(None), *q)]
+    result = x.clone()
+    for p, values in zip(order, torch.linalg.solve(system, known), strict=True):
+        result[(slice(None), *p)] = values + noise[(slice(None), *p)]
+    return result
+
+
+def road_curve(score, x, m, noise, n_steps, least_first):
+    order = descending(-m if least_first else m)
+    values = []
+    for t in range(n_steps):
+        removed = set(order[: math.floor(t * len(order) / n_steps)])
+        values.append(score(imputed(x, removed, noise) if removed else x))
+    return values
+
+
+def shares(m):
+    total = sum(abs(float(m[p])) for p in pixels(m.shape))
+    return [abs(float(m[p])) / total for p in pixels(m.shape)]
+
+
+def complexity(m):
+    return -sum(share * math.log(share) for share in shares(m) if share)
+
+
+def sparseness(m):
+    """Chalasani et al.'s Gini index."""
+    v, d = sorted(shares(m)), m.numel()
+    return 1 - 2 * sum(v[k - 1] * (d - k + 0.5) / d for k in range(1, d + 1))

@@ -281,6 +281,8 @@ BAD = {
     "grad_kwargs": [WORD, True, ["retain_graph"], {"is_grads_batched": True}],
     "device_ids": [0, WORD, [WORD]],
     "layer": [WORD, None, [], [WORD]],
+    "attribution_method": [WORD, None, 3, torch.square],
+    "intensities": [WORD, None, [], [WORD], NAN, [1, INF], COMPLEX, True],
     "integrands": [WORD, 3, [], [WORD], [ConductanceIntegrand]],
     "model": [WORD, None, 3],
     "grid_size": [*COUNT, 7, (1, 2, 3)],
@@ -301,6 +303,7 @@ BUT = {
     ("GroupCam.attribute", "denoise_percentile"): [v for v in NUMBER if v is not None],
     ("GroupCamBlend", "confidence_func"): [WORD, 3],
     ("randomization_check", "target"): [],  # the user's own
+    ("AugmentationTunnel.attribute", "kwargs"): [],  # checked by what it explains with
     ("evaluate", "explain"): CHOICE,
     ("evaluate", "target"): CHOICE,
     ("evaluate", "size"): COUNT,
@@ -335,6 +338,7 @@ def public():
         "explain": lambda model, x, target: maps,
         "model": model,
         "attribute": model,
+        "attribution_method": captum_cams.LayerCam(model, model.layer),
         "mean": 0,
         "std": 1,
         "value": 0,
@@ -349,6 +353,7 @@ def public():
         "nt_samples": 2,
     }
     named = {
+        "AugmentationTunnel.attribute": {"target": 0},
         "panel": {"attributions": {"a": maps}},
         "curves": {"deletion": {"a": torch.ones(2, 3)}},
         "quadrature": {"method": "riemann_left"},
@@ -367,7 +372,9 @@ def public():
     found = [getattr(captum_cams, name) for name in captum_cams.__all__]
     methods = [kind for kind in found if isinstance(kind, type)]
     made = [
-        kind(model, *[model.layer] * issubclass(kind, LayerAttribution))
+        kind(fits["attribution_method"])
+        if kind is captum_cams.AugmentationTunnel
+        else kind(model, *[model.layer] * issubclass(kind, LayerAttribution))
         for kind in methods
     ]
     functions = [getattr(metrics, name) for name in metrics.__all__]

@@ -12,6 +12,9 @@ from torch.nn.functional import max_pool2d
 from captum_cams import (
     LayerAblationCam,
     LayerCam,
+    LayerEigenCam,
+    LayerEigenGradCam,
+    LayerFinerCam,
     LayerGradCamPlusPlus,
     LayerHiResCam,
     LayerPositiveGradCam,
@@ -35,9 +38,11 @@ GRADIENT_CAMS = {
     LayerXGradCam: reference_cams.x_grad_cam,
     LayerCam: reference_cams.layer_cam,
     LayerHiResCam: reference_cams.hi_res_cam,
+    LayerEigenCam: reference_cams.eigen_cam,
+    LayerEigenGradCam: reference_cams.eigen_grad_cam,
 }
 LAYER_CAMS = {**GRADIENT_CAMS, LayerAblationCam: reference_cams.ablation_cam}
-WITH_LAYER = [*LAYER_CAMS, LayerSmoothGradCamPlusPlus, ScoreCam]
+WITH_LAYER = [*LAYER_CAMS, LayerFinerCam, LayerSmoothGradCamPlusPlus, ScoreCam]
 ALL = [*WITH_LAYER, Rise, Xrai]
 
 # What keeps each method small here.
@@ -131,7 +136,7 @@ def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus():
         attribute(LayerSmoothGradCamPlusPlus, model, x, stdevs=-1)
 
 
-@pytest.mark.parametrize("method", LAYER_CAMS)
+@pytest.mark.parametrize("method", [*LAYER_CAMS, LayerFinerCam])
 def test_layer_cams_options(method):
     model, x = network(seed=1), random(4, 2, 8, 8)
     channels = attribute(
@@ -179,6 +184,88 @@ def test_by_hand(method, expected):
     x = torch.tensor([[[[2.0, 2.0]], [[3.0, 1.0]]]], dtype=torch.float64)
     maps = attribute(method, model, x, target=None)
     torch.testing.assert_close(maps.flatten().tolist(), [float(e) for e in expected])
+
+
+@pytest.mark.parametrize("n_references", [1, 2, 5])
+@pytest.mark.parametrize("gamma", [0.0, 0.6, 1.0])
+def test_finer_cam_is_the_papers(n_references, gamma):
+    model, x = network(softmax=False, gain=3.0), random(3, 2, 7, 6, seed=2)
+    target, options = [2, -3, 1], {"gamma": gamma, "n_references": n_references}
+    maps = attribute(LayerFinerCam, model, x, target=target, **options)
+    assert (maps > 0).any()
+    for n in range(3):
+        expected = reference_cams.finer_cam(
+            model.layer, model.head, x[n], target[n] % 3, gamma, n_references
+        )
+        torch.testing.assert_close(maps[n, 0], expected, rtol=1e-9, atol=1e-12)
+    # Of an output of more axes the classes lie along the first one.
+    both = TwoPart(
+        model.layer,
+        Function(
+            lambda A: torch.stack([0 * model.head(A), model.head(A)], 2)[..., None]
+        ),
+    )
+    pairs = [(index, 1) for index in target]
+    torch.testing.assert_close(
+        attribute(LayerFinerCam, both, x, target=pairs, **options), maps
+    )
+
+
+def test_finer_cam_without_references_is_grad_cam():
+    """Where nothing is taken off, and where there is but one class."""
+    model, x = network(softmax=False, gain=3.0), random(3, 2, 7, 6, seed=2)
+    grad_cam = LayerGradCam(model, model.layer).attribute(x, 1, relu_attributions=True)
+    maps = attribute(LayerFinerCam, model, x, target=1, gamma=0)
+    torch.testing.assert_close(maps, grad_cam.detach())
+    for alone, target in ((slice(1, 2), 0), (1, None)):
+        single = TwoPart(
+            model.layer, Function(lambda A, alone=alone: model.head(A)[:, alone])
+        )
+        maps = attribute(LayerFinerCam, single, x, target=target)
+        torch.testing.assert_close(maps, grad_cam.detach())
+
+
+def test_finer_cam_drops_what_two_classes_share():
+    """Channel 0 speaks for both classes, 1 for the target alone."""
+    weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).double()
+    model = TwoPart(nn.Identity(), Function(lambda A: A.mean((2, 3)) @ weights.T))
+    x = torch.tensor([[[[3.0, 0.0]], [[0.0, 3.0]]]]).double()
+    maps = attribute(LayerFinerCam, model, x)
+    assert maps.flatten().tolist() == [0, 1.5]
+    assert attribute(LayerFinerCam, model, x, target=1).flatten().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("method", [LayerEigenCam, LayerEigenGradCam])
+def test_the_sign_of_a_component_is_that_of_the_sum_of_channels(method):
+    """Whichever of the signs the decomposition gives: also of turned channels."""
+    weights = torch.tensor([[[1.0, -2.0]], [[3.0, 1.0]]])
+    model, x = linear_model(weights.tolist()), random(4, 2, 1, 2)
+    signed = attribute(method, model, x, target=None, relu_attributions=False)
+    channels = x if method is LayerEigenCam else x * weights
+    sums = channels.sum(1, keepdim=True)
+    assert ((signed * sums).sum((1, 2, 3)) >= 0).all()
+    if method is LayerEigenCam:
+        turned = attribute(method, model, -x, target=None, relu_attributions=False)
+        torch.testing.assert_close(turned, -signed)
+        # Behind a ReLU no unit is negative.
+        units = attribute(method, model, x.relu(), target=None, relu_attributions=False)
+        assert (units >= -1e-12).all()
+
+
+def test_eigen_cam_of_one_pattern_is_its_pattern():
+    """Of channels that are multiples a_k of one map P, it is |a| P."""
+    a, P = torch.tensor([3.0, 0.0, 4.0]).double(), random(1, 1, 3, 5).abs()
+    model = TwoPart(
+        Function(lambda x: a.view(3, 1, 1) * x), Function(lambda A: A.sum((2, 3)))
+    )
+    torch.testing.assert_close(attribute(LayerEigenCam, model, P), 5 * P)
+    assert (attribute(LayerEigenCam, model, 0 * P) == 0).all()
+    # It needs no gradients.
+    with torch.inference_mode():
+        assert torch.equal(
+            attribute(LayerEigenCam, model, P, target=2),
+            attribute(LayerEigenCam, model, P),
+        )
 
 
 def test_hi_res_cam_adds_up_to_the_score():

@@ -1,11 +1,17 @@
-"""Numerical stability: the formulas, in every dtype."""
+"""Stability and complexity of maps: the formulas, in every dtype."""
 
 import math
 
 import pytest
 import torch
 
-from captum_cams.metrics import dark_heatmaps, heatmap_mean, normalize
+from captum_cams.metrics import (
+    complexity,
+    dark_heatmaps,
+    heatmap_mean,
+    normalize,
+    sparseness,
+)
 from captum_cams.metrics._metric import resized
 from tests import reference_metrics as reference
 from tests.models import random
@@ -65,7 +71,7 @@ def test_dark_is_a_range_below_eps():
 def test_a_broken_map_gives_nan_for_its_example_alone(broken):
     maps = random(3, 4, 5)
     maps[1, 2, 2] = broken
-    for metric in (normalize, dark_heatmaps, heatmap_mean):
+    for metric in (normalize, dark_heatmaps, heatmap_mean, complexity, sparseness):
         values = metric(maps)
         assert values[1].isnan().all() and values[[0, 2]].isfinite().all()
 
@@ -77,7 +83,9 @@ def test_eps_is_positive(metric, eps):
         metric(torch.ones(1, 2), eps)
 
 
-@pytest.mark.parametrize("metric", [normalize, dark_heatmaps, heatmap_mean])
+@pytest.mark.parametrize(
+    "metric", [normalize, dark_heatmaps, heatmap_mean, complexity, sparseness]
+)
 def test_errors_teach(metric):
     with pytest.raises(
         TypeError, match=r"floating dtype, got torch.int64.*\.float\(\)"
@@ -95,3 +103,29 @@ def test_a_broken_map_stays_broken_when_it_is_resized(broken):
     maps[1, 0, 1, 2] = broken
     found = resized(maps, (6, 8))
     assert found[0].isfinite().all() and not found[1].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (5, 6), (1, 5, 6), (1, 3, 4, 5)])
+def test_complexity_and_sparseness_are_the_papers(shape):
+    maps = random(4, *shape)
+    maps[1] = maps[1].clamp(min=0)
+    for metric in (complexity, sparseness):
+        formula = getattr(reference, metric.__name__)
+        close(metric(maps), torch.tensor([*map(formula, maps)], dtype=torch.float64))
+    # Neither depends on signs, scale and places.
+    other = -3 * maps.flatten(1).flip(1).view_as(maps)
+    for metric in (complexity, sparseness):
+        close(metric(other), metric(maps))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_ends_of_complexity_and_sparseness(dtype):
+    """A single pixel, an even map, half of the pixels, and a zero map."""
+    maps = torch.zeros(4, 1, 4, 4, dtype=dtype)
+    maps[0, 0, 1, 2], maps[1], maps[2, 0, :2] = -3, torch.finfo(dtype).max, 0.5
+    tolerance = {"rtol": 1e-6, "atol": 1e-6, "equal_nan": True, "check_dtype": False}
+    expected = torch.tensor([0, math.log(16), math.log(8), math.nan])
+    torch.testing.assert_close(complexity(maps), expected, **tolerance)
+    expected = torch.tensor([15 / 16, 0, 1 / 2, math.nan])
+    torch.testing.assert_close(sparseness(maps), expected, **tolerance)
+    assert sparseness.higher_is_better and not complexity.higher_is_better

@@ -1,6 +1,9 @@
 """Class activation maps and what they are compared with, as Captum attributions."""
 
 from captum_cams.attr.ablation_cam import LayerAblationCam
+from captum_cams.attr.augmentation_tunnel import AugmentationTunnel
+from captum_cams.attr.eigen_cam import LayerEigenCam, LayerEigenGradCam
+from captum_cams.attr.finer_cam import LayerFinerCam
 from captum_cams.attr.gradient_cams import (
     LayerCam,
     LayerGradCamPlusPlus,
@@ -19,9 +22,13 @@ from captum_cams.attr.smooth_grad_cam import LayerSmoothGradCamPlusPlus
 from captum_cams.attr.xrai import Xrai
 
 __all__ = [
+    "AugmentationTunnel",
     "GroupCam",
     "LayerAblationCam",
     "LayerCam",
+    "LayerEigenCam",
+    "LayerEigenGradCam",
+    "LayerFinerCam",
     "LayerGradCamPlusPlus",
     "LayerHiResCam",
     "LayerIntegratedGradCam",

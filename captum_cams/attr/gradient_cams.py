@@ -88,20 +88,37 @@ class GradientCamAttribution(CamAttribution, ABC):
             ValueError, TypeError: If an argument does not fit; if the layer is not
                 reached, or its activations are not finite.
         """
-        check_flags(
-            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
-        )
         inputs_tuple = check_inputs(inputs, integers=True)
-        evaluator = self._evaluator(
+        return self._weighted_maps(
             TargetOutput(
                 self.forward_func, inputs_tuple, target, additional_forward_args
             ),
+            inputs_tuple,
             attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
             grad_kwargs,
+            internal_batch_size,
         )
-        batch_size = rows_per_batch(inputs_tuple, internal_batch_size)
+
+    def _weighted_maps(  # noqa: PLR0917
+        self,
+        output: TargetOutput,
+        inputs: tuple[Tensor, ...],
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        grad_kwargs: dict[str, Any] | None,
+        internal_batch_size: int | None,
+    ) -> Maps:
+        """The maps of any output y."""
+        check_flags(
+            relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation
+        )
+        evaluator = self._evaluator(output, attribute_to_layer_input, grad_kwargs)
+        batch_size = rows_per_batch(inputs, internal_batch_size)
         results = []
-        for examples, points, _ in batches(inputs_tuple, batch_size):
+        for examples, points, _ in batches(inputs, batch_size):
             layer = evaluator(points, examples)
             results.append(
                 tuple(

@@ -305,6 +305,24 @@ METRICS: dict[str, Metric] = {
         ), True,
         needs_boxes=True, **_area_of,
     ),
+    # Of no protocol: what other papers measure. Rong et al., "A Consistent and
+    # Efficient Evaluation Strategy for Attribution Methods", 2022
+    "road": Metric(
+        "ROAD",
+        lambda m: metrics.road(
+            m.task.forward, m.task.inputs, m.maps, target=m.task.targets
+        ), True,
+        **_area_of,
+    ),
+    # Bhatt et al., "Evaluating and Aggregating Feature-based Model Explanations", 2020
+    "complexity": Metric(
+        "complexity", lambda m: metrics.complexity(m.maps), False,
+        form=".2f", scale=1, unit="nats",
+    ),
+    # Chalasani et al., "Concise Explanations of Neural Networks", 2020
+    "sparseness": Metric(
+        "sparseness", lambda m: metrics.sparseness(m.maps), True, **_ratio
+    ),
     **{
         f"{RANDOMIZATION}.{mode}.{key}": Metric(
             f"{label}, {mode}", None, False, _randomized, "layer", **_ratio

@@ -5,6 +5,7 @@ Each says in its first line, and in its attribute ``higher_is_better``, which di
 is better.
 """
 
+from captum_cams.metrics.complexity import complexity, sparseness
 from captum_cams.metrics.confidence import average_drop, increase_in_confidence
 from captum_cams.metrics.deletion_insertion import (
     deletion_auc,
@@ -22,6 +23,7 @@ from captum_cams.metrics.localization import (
     pointing_accuracy,
     pointing_game,
 )
+from captum_cams.metrics.road import road, road_lerf_curve, road_morf_curve
 from captum_cams.metrics.sanity import randomization_check
 from captum_cams.metrics.stability import (
     dark_heatmaps,
@@ -36,6 +38,7 @@ __all__ = [
     "average_drop",
     "bbox_score",
     "box_overlap",
+    "complexity",
     "dark_heatmaps",
     "deletion_auc",
     "deletion_curve",
@@ -50,4 +53,8 @@ __all__ = [
     "pointing_accuracy",
     "pointing_game",
     "randomization_check",
+    "road",
+    "road_lerf_curve",
+    "road_morf_curve",
+    "sparseness",
 ]
