@@ -22,6 +22,7 @@ _MODULES = (
     "examples",
     "path",
     "reshape",
+    "targets",
     "visualization",
 )
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from captum_cams import examples as examples
     from captum_cams import path as path
     from captum_cams import reshape as reshape
+    from captum_cams import targets as targets
     from captum_cams import visualization as visualization
 else:  # a type checker would take any name for one of these
 

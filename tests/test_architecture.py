@@ -27,6 +27,7 @@ FLOORS = [
         "model_state",
         "missing_gradients",
         "examples",
+        "targets",
     ],
     ["target_output"],
     ["layer_capture"],
