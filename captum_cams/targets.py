@@ -166,15 +166,15 @@ class DetectionScore(_Score):
     the detector does not find the object. The score is differentiable as far as the
     detector is, which chooses its proposals and suppresses detections by steps; the
     matching is such a step, too. Detections below the detector's own threshold are not
-    seen, so that lowering that one (torchvision's ``roi_heads.score_thresh``) makes the
-    score less steep; a path from black pictures needs this where nothing is found for
-    a long way.
+    seen: lowering that one (torchvision's ``roi_heads.score_thresh``) makes the score
+    less steep, which paths and masks profit from.
 
     Args:
         forward_func (Callable): The model or any function of it, in evaluation mode. It
             takes a list of N pictures and gives a list of N dicts with ``boxes``
             (n, 4), ``labels`` (n,) and ``scores`` (n,), as torchvision's detectors do.
-            Pictures of a batch have one size.
+            Pictures of a batch have one size. Of its layers, those that give one
+            tensor can be mapped: a stage of the backbone, not all of a pyramid.
         min_iou (float): Least intersection over union of a match, in (0, 1].
             Default: 0.5
 
@@ -184,18 +184,21 @@ class DetectionScore(_Score):
 
     Examples::
 
-        >>> from torchvision.models.detection import (
-        ...     fasterrcnn_mobilenet_v3_large_320_fpn,
-        ... )
-        >>> from captum_cams import LayerRSIGradCam
-        >>> model = fasterrcnn_mobilenet_v3_large_320_fpn(
+        >>> from captum.attr import LayerGradCam
+        >>> from torchvision.models import detection
+        >>> model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         ...     weights=None, weights_backbone=None, num_classes=5, min_size=64
         ... ).eval()
+        >>> images = torch.rand(1, 3, 64, 64)
+        >>> found = model(list(images))[0]
+        >>> boxes, labels = found["boxes"][:1].detach(), found["labels"][:1]
         >>> score = DetectionScore(model)
-        >>> boxes, labels = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([3])
-        >>> score(torch.rand(1, 3, 64, 64), boxes, labels).shape
-        torch.Size([1])
-        >>> rsi = LayerRSIGradCam(score, model.backbone.body)
+        >>> torch.equal(score(images, boxes, labels), found["scores"][:1])
+        True
+        >>> grad_cam = LayerGradCam(score, model.backbone.body["16"])
+        >>> maps = grad_cam.attribute(
+        ...     images, additional_forward_args=(boxes, labels)
+        ... )
     """
 
     references = ("boxes", "labels")

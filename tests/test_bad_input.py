@@ -18,9 +18,23 @@ from captum_cams.baselines import black, blurred, constant, neutral, uniform_noi
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.path import blur_path, quadrature, reparametrized
+from captum_cams.targets import (
+    ClassContrast,
+    DetectionScore,
+    EmbeddingSimilarity,
+    NegativeDistance,
+    SegmentationScore,
+)
 from captum_cams.visualization import curves, overlay, panel
 from tests.models import Function, TwoPart, network, random
 
+SCORES = [
+    SegmentationScore,
+    DetectionScore,
+    EmbeddingSimilarity,
+    ClassContrast,
+    NegativeDistance,
+]
 PATH_METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
 ALL = [*PATH_METHODS, GroupCam]
 X = random(2, 2, 6, 6)
@@ -261,11 +275,11 @@ KINDS = [
     (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
     (COUNT, "internal_batch_size max_examples_per_batch"),
     (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level"),
-    (NUMBER, "eps lr top_fraction"),
+    (NUMBER, "eps lr top_fraction min_iou weight"),
     (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
-    (CHOICE, "method weighting mode dataset protocol preset resize"),
+    (CHOICE, "method weighting mode dataset protocol preset resize reduction"),
     (TENSOR, "inputs attributions images"),
     (COLOR, "mean std value thresholds"),
     (WORDS, "layers methods metrics similarity"),
@@ -378,6 +392,7 @@ def public():
         **{f.__name__: f for f in (blurred, black, constant, uniform_noise, neutral)},
         **{f.__name__: f for f in (blur_path, quadrature, reparametrized)},
         **{f.__name__: f for f in (overlay, panel, curves, GroupCamBlend, evaluate)},
+        **{kind.__name__: kind for kind in SCORES},
     }
     for name, function in named_functions.items():
         known = inspect.signature(function).parameters
