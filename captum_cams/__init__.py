@@ -16,6 +16,7 @@ _MODULES = (
     "metrics",
     "path",
     "reshape",
+    "targets",
     "visualization",
 )
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from captum_cams import metrics as metrics
     from captum_cams import path as path
     from captum_cams import reshape as reshape
+    from captum_cams import targets as targets
     from captum_cams import visualization as visualization
     from captum_cams.attr import *  # noqa: F403
 

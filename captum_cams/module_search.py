@@ -12,6 +12,9 @@ from torch.nn import Module
 # A function may refer to any number of objects: the search ends after so many.
 _MAX_OBJECTS = 1000
 
+# What may hold modules that are not registered.
+_HOLDERS = (list, tuple, FunctionType, MethodType, partial)
+
 
 def find_modules(forward_func: Any) -> list[Module]:
     """
@@ -30,10 +33,11 @@ def find_modules(forward_func: Any) -> list[Module]:
             if isinstance(value, Module):
                 parts = list(value.modules())
                 found.update(dict.fromkeys(parts))
-                # Modules that a user's class keeps in a plain list are not registered.
+                # Modules that a user's class keeps in a plain list, or has a function
+                # of, are not registered.
                 own = [p for p in parts if not type(p).__module__.startswith("torch.")]
                 held = (item for part in own for item in vars(part).values())
-                waiting += [item for item in held if isinstance(item, (list, tuple))]
+                waiting += [item for item in held if isinstance(item, _HOLDERS)]
             else:
                 waiting += _references(value)
     return list(found)

@@ -28,6 +28,7 @@ FLOORS = [
         "model_state",
         "missing_gradients",
         "examples",
+        "targets",
     ],
     ["target_output"],
     ["layer_capture"],

@@ -21,6 +21,13 @@ from captum_cams.path import blur_path, quadrature, reparametrized
 from captum_cams.visualization import blend, curves, overlay, panel
 from tests.models import Function, TwoPart, network, random
 
+SCORES = [
+    SegmentationScore,
+    DetectionScore,
+    EmbeddingSimilarity,
+    ClassContrast,
+    NegativeDistance,
+]
 PATH_METHODS = [LayerRSIGradCam, LayerIntegratedGradCam]
 ALL = [*PATH_METHODS, GroupCam]
 X = random(2, 2, 6, 6)
@@ -265,7 +272,7 @@ KINDS = [
     (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
-    (CHOICE, "method weighting mode dataset protocol preset resize"),
+    (CHOICE, "method weighting mode dataset protocol preset resize reduction"),
     (TENSOR, "inputs attributions images"),
     (COLOR, "mean std value thresholds"),
     (WORDS, "layers methods metrics similarity"),

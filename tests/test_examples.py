@@ -8,6 +8,7 @@ from captum_cams.examples import (
     CLASSES,
     ShapesNet,
     model,
+    shape_masks,
     shape_pictures,
     shapes,
     shapes_model,
@@ -168,3 +169,15 @@ def test_training_writes_weights_and_repeats(tmp_path: Path, monkeypatch, capsys
 def test_accuracy_is_the_share_of_right_guesses():
     assert train.accuracy(shapes_model(), n=32) >= 0.9
     assert train.accuracy(shapes_model(pretrained=False), n=32) < 0.5
+
+
+def test_masks_are_the_pixels_that_the_shapes_take():
+    pictures, masks = shape_pictures(12, 64, 3), shape_masks(12, 64, 3)
+    for box, mask in zip(pictures.boxes.int().tolist(), masks, strict=True):
+        x0, y0, x1, y1 = box
+        assert mask.any() and mask[y0:y1, x0:x1].sum() == mask.sum()
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        assert rows[-1] - rows[0] + 1 >= y1 - y0 - 2
+        assert columns[-1] - columns[0] + 1 >= x1 - x0 - 2
+    with pytest.raises(ValueError, match="size must be at least 64 pixels, got 63"):
+        shape_masks(1, 63)

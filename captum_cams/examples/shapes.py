@@ -224,6 +224,16 @@ def _render(n: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return (images + grain).clamp(0, 1), labels, cover
 
 
+def _check_pictures(n: int, size: int) -> None:
+    """At least one picture, large enough for its shape."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}: ask for a picture or more.")
+    if size < 64:
+        raise ValueError(
+            f"size must be at least 64 pixels, got {size}: draw larger pictures."
+        )
+
+
 def shape_pictures(n: int, size: int = 128, seed: int = 0) -> ShapePictures:
     """
     Draw pictures which show one textured shape each.
@@ -260,12 +270,7 @@ def shape_pictures(n: int, size: int = 128, seed: int = 0) -> ShapePictures:
         >>> [CLASSES[label] for label in labels]
         ['star', 'crescent']
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}: ask for a picture or more.")
-    if size < 64:
-        raise ValueError(
-            f"size must be at least 64 pixels, got {size}: draw larger pictures."
-        )
+    _check_pictures(n, size)
     images, labels, cover = _render(n, size, seed)
     drawn = cover > 0
     ends = []
@@ -276,3 +281,31 @@ def shape_pictures(n: int, size: int = 128, seed: int = 0) -> ShapePictures:
     (x0, x1), (y0, y1) = ends
     boxes = torch.stack([x0, y0, x1, y1], dim=1).float()  # (N, 4)
     return ShapePictures(images, labels, boxes)
+
+
+def shape_masks(n: int, size: int = 128, seed: int = 0) -> Tensor:
+    """
+    Tell where the shapes of :func:`shape_pictures` lie, pixel by pixel.
+
+    Args:
+        n (int): As there.
+        size (int, optional): As there.
+            Default: ``128``
+        seed (int, optional): As there.
+            Default: ``0``
+
+    Returns:
+        Tensor: (N, size, size), bool: True where at least half of a pixel is
+            the shape's.
+
+    Raises:
+        ValueError: For ``n`` below 1 or ``size`` below 64.
+
+    Examples::
+
+        >>> from captum_cams.examples import shape_masks
+        >>> shape_masks(2).shape
+        torch.Size([2, 128, 128])
+    """
+    _check_pictures(n, size)
+    return _render(n, size, seed)[2] >= 0.5
