@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Module
 
@@ -125,6 +126,11 @@ def check_callable(
     name: str, value: object, *, optional: bool = False, remedy: str = ""
 ) -> None:
     """What can be called, or None where it is optional."""
+    if isinstance(value, type) and issubclass(value, Module):
+        raise TypeError(
+            f"{name} must be a model or a function, got the class {value.__name__}; "
+            f"pass an instance of it, {value.__name__}(...)"
+        )
     if not callable(value) and not (optional and value is None):
         or_none = ", or None" if optional else ""
         raise TypeError(
@@ -149,10 +155,24 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {known}, got {kind_of(value)}")
 
 
+def _as_tensor(values: Iterable[object]) -> str:
+    """How pictures and arrays become tensors, for a message."""
+    if any(isinstance(value, np.ndarray) for value in values):
+        return "; convert arrays with torch.from_numpy()"
+    if any(isinstance(value, Image) for value in values):
+        return (
+            "; convert pictures with torchvision.transforms.functional.to_tensor(), "
+            "and .unsqueeze(0) for the batch dimension"
+        )
+    return ""
+
+
 def check_real(name: str, tensor: object) -> None:
     """A tensor of numbers that are not complex."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {kind_of(tensor)}")
+        raise TypeError(
+            f"{name} must be a tensor, got {kind_of(tensor)}{_as_tensor([tensor])}"
+        )
     if tensor.is_complex():
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
 
@@ -176,7 +196,10 @@ def check_inputs(inputs: object, *, integers: bool = False) -> tuple[Tensor, ...
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         given = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {given}")
+        raise TypeError(
+            f"inputs must be a tensor or a tuple of tensors, got {given}"
+            f"{_as_tensor(tensors)}"
+        )
     for tensor in tensors:
         if integers and (tensor.is_complex() or tensor.is_quantized):
             raise TypeError(f"inputs must hold real numbers, got {tensor.dtype}")
@@ -221,8 +244,12 @@ def _expand_baseline(baseline: object, tensor: Tensor, name: str) -> Tensor:
     if isinstance(baseline, Real):
         baseline = torch.tensor(float(baseline), dtype=torch.float64)
     if not isinstance(baseline, Tensor) or baseline.is_complex():
-        given = getattr(baseline, "dtype", type(baseline).__name__)
-        raise TypeError(f"{name} must be tensors or numbers, got {given}")
+        given = (
+            baseline.dtype if isinstance(baseline, Tensor) else type(baseline).__name__
+        )
+        raise TypeError(
+            f"{name} must be tensors or numbers, got {given}{_as_tensor([baseline])}"
+        )
     fits = baseline.dim() == 0 or (
         baseline.shape[1:] == tensor.shape[1:]
         and baseline.shape[0] in (1, tensor.shape[0])
@@ -258,7 +285,10 @@ def check_target(target: object, num_examples: int) -> Tensor | None:
         return None
     if isinstance(target, Tensor):
         if not _holds_integers(target):
-            raise TypeError(f"target must hold integers, got {target.dtype}")
+            raise TypeError(
+                f"target must hold integers, got {target.dtype}; pass indices of "
+                "classes, of one-hot rows their .argmax(1)"
+            )
         column = target.shape[1:] == (1,)  # as topk(1).indices gives them
         if target.numel() != 1 and target.dim() > 1 and not column:
             raise ValueError(
@@ -298,6 +328,7 @@ def _indices(element: Any) -> tuple[int, ...]:
             raise TypeError(
                 "target must be an integer, a tuple of integers, a tensor of integers, "
                 f"or a list of integers or tuples, got {kind_of(element)}"
+                f"{_as_tensor([element])}"
             )
         indices.append(int(part))
     return tuple(indices)

@@ -27,6 +27,7 @@ from captum_cams._captum import TargetType, run_forward
 from captum_cams._nested import describe, find_tensors
 from captum_cams._validation import check_count, check_finite, check_target, shape_of
 from captum_cams.model_state import ModelState, uncompiled
+from captum_cams.module_search import find_modules
 from captum_cams.watch import Watch
 
 
@@ -37,6 +38,7 @@ class _ThreadState(threading.local):
 
 
 _CURRENT = _ThreadState()
+_MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
 
 
 def in_own_pass() -> bool:
@@ -164,6 +166,8 @@ class TargetOutput:
                     again = partial(self._repeat, *self._rows)
                     self.state.warn(self._watch, y, again)
         except Exception as error:
+            if error in (self._error, self.hook_error) and self._rows is not None:
+                self._check_form(error, *self._rows)
             if error is self._error and self._rows is not None:
                 self._check_fixed_batch(error, *self._rows)
             raise
@@ -181,6 +185,47 @@ class TargetOutput:
         with torch.no_grad():
             return self._values(tuple(x[part] for x in points), examples[part], watch)
 
+    def _check_form(
+        self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
+    ) -> None:
+        """Raise an error if the model takes the inputs in another form."""
+
+        def fits(points: tuple[Tensor, ...], examples: Tensor) -> bool:
+            try:
+                arguments = self._gather_arguments(examples)
+                with uncompiled(), self.state.kept(), torch.no_grad():
+                    output = run_forward(self.forward_func, points, None, arguments)
+            except Exception:
+                return False
+            return isinstance(output, Tensor) and output.shape[:1] == examples.shape
+
+        if isinstance(error, _MEMORY_ERRORS) or fits(points, examples):
+            return
+        parameters = (
+            p for m in find_modules(self.forward_func) for p in m.parameters(False)
+        )
+        dtypes = {p.dtype for p in parameters if p.is_floating_point()}
+        others = [dtype for dtype in dtypes if any(x.dtype != dtype for x in points)]
+        shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
+        given = f"got {points[0].dtype} of shape {shapes}"
+        for dtype in (None, *others):
+            rows = tuple(x.to(dtype or x.dtype) for x in points)
+            one = tuple(
+                x.new_zeros(1, *shape)  # (1, *input)
+                for x, shape in zip(rows, self.shapes, strict=True)
+            )
+            cast = f".to({dtype})" if dtype else ""
+            if dtype and fits(rows, examples):
+                raise ValueError(
+                    f"inputs must be of the dtype that forward_func takes, {dtype}, "
+                    f"{given}; pass inputs{cast}, in the range that it was trained with"
+                ) from error
+            if fits(one, examples[:1]):
+                raise ValueError(
+                    "inputs must have a batch dimension in front, as forward_func "
+                    f"takes them, {given}; pass inputs{cast}.unsqueeze(0)"
+                ) from error
+
     def _check_fixed_batch(
         self, error: Exception, points: tuple[Tensor, ...], examples: Tensor
     ) -> None:
@@ -195,8 +240,8 @@ class TargetOutput:
             return False
 
         rows, N = len(examples), self.num_examples
-        memory = (MemoryError, torch.OutOfMemoryError)
-        if rows == N or isinstance(error, memory) or not fails(slice(None)):
+        known = rows == N or isinstance(error, _MEMORY_ERRORS)
+        if known or not fails(slice(None)):
             return
         batches = torch.arange(-(-rows // N) * N) % rows  # the last one filled up
         if not any(map(fails, torch.split(batches, N))):
@@ -373,7 +418,9 @@ _NO_INPUT_GRADIENT = (
 )
 
 
-def _check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
+def _check_output(
+    output: object, rows: int, target: Tensor | None, num_examples: int
+) -> Tensor:
     """What `forward_func` returned: a tensor with a row an example, and the target."""
     if not isinstance(output, Tensor):
         found = find_tensors(output, "model(*args)")
@@ -393,11 +440,13 @@ def _check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
             f"forward_func must return one row for each of its {rows} examples, got "
             f"shape {shape_of(output)}"
         )
+    # For messages: users know their examples, not the rows of a batch.
+    shape = str((num_examples, *output.shape[1:]))
     axes = () if target is None else tuple(range(1, 1 + target.shape[1]))
     if len(axes) >= output.dim() or output.shape[1 + len(axes) :].numel() != 1:
         raise ValueError(
             f"target must select one number of each example from an output of shape "
-            f"{shape_of(output)}, got "
+            f"{shape}, got "
             + ("None" if target is None else f"an index into {len(axes)} of its axes")
         )
     if target is not None:
@@ -407,7 +456,7 @@ def _check_output(output: object, rows: int, target: Tensor | None) -> Tensor:
             if outside.any():
                 raise ValueError(
                     f"target must lie in [0, {size - 1}] for an output of shape "
-                    f"{shape_of(output)}, got {int(indices[outside][0])}"
+                    f"{shape}, got {int(indices[outside][0])}"
                 )
     return output
 

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerAttribution
+from PIL import Image
 from torch import nn
 
 import captum_cams
 from captum_cams import GroupCam, LayerIntegratedGradCam, LayerRSIGradCam, metrics
+from captum_cams.attr.gradient_cams import GradientCamAttribution
+from captum_cams.attr.registry import METHODS
 from captum_cams.attr.rsi_grad_cam import ConductanceIntegrand
 from captum_cams.augmentation import GroupCamBlend
 from captum_cams.baselines import black, blurred, constant, neutral, uniform_noise
@@ -491,3 +494,102 @@ def test_one_similarity_is_a_list_of_one():
     plain = function(**fitting, layers=["head.0"])
     word = function(**fitting | {"similarity": "ssim"}, layers=["head.0"])
     assert torch.equal(plain["head.0"]["ssim"], word["head.0"]["ssim"])
+
+
+# Mistakes with the form of inputs, and how the message tells the remedy.
+PICTURES = random(2, 3, 12, 12).float()
+FORMS = {
+    "no batch dimension": (PICTURES[0], "got torch.float32 of shape (3, 12, 12); pass inputs.unsqueeze(0)"),
+    "double": (PICTURES.double(), "got torch.float64 of shape (2, 3, 12, 12); pass inputs.to(torch.float32), in the range"),
+    "bytes": (PICTURES.byte(), ""),
+    "array": (PICTURES.numpy(), "got ndarray; convert arrays with torch.from_numpy()"),
+    "picture": (Image.new("RGB", (12, 12)), "got Image; convert pictures with torchvision.transforms.functional.to_tensor(), and .unsqueeze(0)"),
+    "list": (PICTURES.tolist(), "got list"),
+}  # fmt: skip
+TAKE_INTEGERS = (GradientCamAttribution, captum_cams.LayerAblationCam)
+
+
+def convolutional():
+    """A network in single precision that refuses pictures without a batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+        return TwoPart(nn.Conv2d(3, 4, 3), head)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", OURS)
+def test_inputs_in_another_form(name, form):
+    """In the user's words, wherever the model takes another form."""
+    if name == "xrai":
+        pytest.importorskip("skimage")
+    value, words = FORMS[form]
+    model = convolutional()
+    if form == "bytes":
+        words = (
+            "inputs must be of the dtype that forward_func takes, torch.float32, got"
+            if issubclass(METHODS[name].attribution, TAKE_INTEGERS)
+            else "inputs must be of a floating dtype, got torch.uint8; convert them"
+        )
+    if name == "xrai" and form == "no batch dimension":
+        words = "got (3, 12, 12); pass one picture (C, H, W) as inputs.unsqueeze(0)"
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)) as caught:
+        explain(name, model, model.layer, value, target=0)
+    assert str(caught.value).startswith("inputs must")
+
+
+def test_other_errors_of_a_model_stay_its_own():
+    """No remedy is told that would not help, and no state is left by looking for it."""
+    model = convolutional()
+    with raises(RuntimeError, "to have 3 channels, but got 1 channels"):
+        attribute(LayerRSIGradCam, model, PICTURES[:, :1])
+    broken = TwoPart(nn.Identity(), Function(lambda A: A.missing))
+    with raises(AttributeError, "missing"):
+        attribute(LayerRSIGradCam, broken)
+    # A linear layer takes any number of axes: the target is to blame.
+    linear = TwoPart(nn.Identity(), nn.Linear(3, 4).double())
+    with raises(ValueError, "got an index into 2 of its axes"):
+        attribute(LayerRSIGradCam, linear, random(2, 3), target=(0, 1))
+
+
+def test_messages_count_the_users_examples():
+    """Not the rows that happen to go through the network together."""
+    for target, words in (
+        (None, "from an output of shape (2, 3), got None"),
+        (7, "target must lie in [0, 2] for an output of shape (2, 3), got 7"),
+    ):
+        for size in (1, 2, 5):
+            for method in ALL:
+                with raises(ValueError, words):
+                    attribute(method, target=target, internal_batch_size=size)
+
+
+def test_what_stands_for_a_model_a_layer_or_a_target():
+    model = network()
+    for kind in (LayerRSIGradCam, GroupCam, captum_cams.Rise, captum_cams.Xrai):
+        layer = [model.layer] * issubclass(kind, LayerAttribution)
+        with raises(
+            TypeError,
+            "forward_func must be a model or a function, got the class TwoPart; pass an instance of it, TwoPart(...)",
+        ):
+            kind(TwoPart, *layer)
+    with raises(TypeError, "got str; pass model.get_submodule('layer')"):
+        GroupCam(model, "layer")
+    with raises(
+        TypeError,
+        "got torch.float64; pass indices of classes, of one-hot rows their .argmax(1)",
+    ):
+        attribute(GroupCam, target=torch.eye(3, dtype=torch.float64)[:2])
+    with raises(TypeError, "got ndarray; convert arrays with torch.from_numpy()"):
+        attribute(GroupCam, target=np.array([0, 1]))
+    with raises(
+        TypeError, "baselines must be tensors or numbers, got ndarray; convert"
+    ):
+        attribute(GroupCam, baselines=X.numpy())
+    with raises(
+        ValueError, "shape (1, 1, 3, 3); pass inputs.unsqueeze(0) where their batch"
+    ):
+        metrics.average_drop(model, X[0], random(1, 1, 3, 3), target=0)
+    with raises(ValueError, "black must have the inputs' shape"):
+        captum_cams.Xrai(model).attribute(X, black=X[:, :1])

@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from torch import nn
 from captum_cams import LayerHiResCam, LayerRSIGradCam, _explain, cli
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS, Method, register
+from captum_cams.attr.rsi_grad_cam import ConductanceIntegrand
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.results import Records
 from captum_cams.examples import shape_pictures, shapes_model
+from captum_cams.reshape import vit_tokens
 from tests import methods as tables_of_methods
 from tests.models import Function, network, random
 
@@ -365,3 +368,67 @@ def test_other_things_are_no_method():
     assert Method(OfWholeModel, defaults={"anything": 1}).takes("anything")
     assert not Method(Saliency).has_layer
     assert Method(LayerGradCam).has_layer
+
+
+@pytest.mark.parametrize("name", tables_of_methods.OURS)
+def test_what_is_printed(name):
+    """The model, the layer's name in it, and the options that were given."""
+    method, model = METHODS[name], network()
+    kind = method.attribution.__name__
+    layer = ", layer='head.0'" if method.has_layer else ""
+
+    def shown(forward, at=model.head[0], **options):
+        return repr(method.attribution(forward, *[at] * method.has_layer, **options))
+
+    assert shown(model) == f"{kind}(TwoPart{layer})"
+    assert shown(model.forward) == f"{kind}(TwoPart.forward{layer})"
+    assert shown(lambda x: model(x)) == f"{kind}(<lambda>{layer})"
+    assert shown(partial(model)) == f"{kind}(partial{layer})"
+    parallel = nn.DataParallel(model)
+    assert shown(parallel) == f"{kind}(DataParallel{layer})".replace(
+        "head", "module.head"
+    )
+    if not method.has_layer:
+        return
+    assert shown(model, nn.Sequential()) == f"{kind}(TwoPart, layer=Sequential)"
+    assert shown(model, model) == f"{kind}(TwoPart, layer=TwoPart)"
+    options = {"device_ids": [0], "reshape_transform": vit_tokens}
+    assert shown(model, model.layer, **options) == (
+        f"{kind}(TwoPart, layer='layer', device_ids=[0], reshape_transform=vit_tokens)"
+    )
+
+
+def test_what_is_printed_of_lists_stays_short():
+    blocks = nn.Sequential(*[nn.Sequential(nn.ReLU()) for _ in range(300)])
+    cam = LayerRSIGradCam(blocks, [block[0] for block in blocks])
+    assert repr(cam) == (
+        "LayerRSIGradCam(Sequential, "
+        "layer=['0.0', '1.0', '2.0', '3.0', '4.0', '5.0', ...])"
+    )
+    deep = nn.Sequential(nn.ReLU())
+    for _ in range(100):
+        deep = nn.Sequential(deep)
+    assert len(repr(LayerRSIGradCam(deep, list(deep.modules())[-1]))) < 120
+    integrals = LayerPathIntegrals(blocks, blocks, integrands=[ConductanceIntegrand()])
+    assert repr(integrals).endswith("integrands=(ConductanceIntegrand,))")
+
+
+def test_what_is_printed_of_broken_attributions():
+    """Also where a class of the user's forgot to call the constructor."""
+
+    class Forgetful(LayerRSIGradCam):
+        def __init__(self, depth=3):
+            self.depth = depth
+
+    assert repr(Forgetful()) == "Forgetful(NoneType)"
+    assert repr(Forgetful(4)) == "Forgetful(NoneType, depth=4)"
+
+    class Odd:
+        def __call__(self, x):
+            return x
+
+        @property
+        def __dict__(self):
+            raise RuntimeError
+
+    assert repr(LayerRSIGradCam(Odd(), nn.ReLU())).startswith("<captum_cams.")

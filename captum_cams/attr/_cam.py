@@ -1,7 +1,9 @@
 """The base of the class activation maps: a model, a layer, and the form of results."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
+from reprlib import Repr
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn import Module
 
 from captum_cams._validation import check_callable, check_finite, check_flags, kind_of
 from captum_cams.layer_eval import LayerEvaluator, split_by_layer
+from captum_cams.module_search import find_modules
 from captum_cams.reshape import Transform, check_one_tensor
 from captum_cams.target_output import TargetOutput
 
@@ -24,7 +27,75 @@ Maps: TypeAlias = LayerMaps | list[LayerMaps]
 """Maps of one layer, or a list of them where a list of layers was given."""
 
 
-class CamAttribution(LayerAttribution, GradientAttribution):
+class ShownByName:
+    """
+    An attribution that shows its model, its layer's name in it, and its options.
+
+    Examples::
+
+        >>> from captum_cams import LayerRSIGradCam
+        >>> from captum_cams.examples import shapes_model
+        >>> model = shapes_model()
+        >>> LayerRSIGradCam(model, model.block5)
+        LayerRSIGradCam(ShapesNet, layer='block5')
+    """
+
+    def __repr__(self) -> str:
+        try:
+            forward_func = getattr(self, "forward_func", None)
+            shown = [_name_of(forward_func)]
+            if hasattr(self, "layer"):
+                shown.append(f"layer={_layer_names(forward_func, self.layer)}")
+            for name, option in inspect.signature(type(self)).parameters.items():
+                value = getattr(self, name, option.default)
+                own = name not in ("forward_func", "layer")
+                if own and value is not option.default:
+                    shown.append(f"{name}={_SHORT.repr(value)}")
+        except Exception:  # a debugger shows what is broken, too
+            return object.__repr__(self)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class _Short(Repr):
+    """Few and short parts; functions and objects by their names."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        del level
+        return _name_of(x)
+
+
+_SHORT = _Short()
+_SHORT.maxstring = 60  # of a layer's name
+
+
+def _name_of(value: Any) -> str:
+    """A function's name, and the class of anything else."""
+    name = getattr(value, "__qualname__", type(value).__name__)
+    return str(name).rpartition("<locals>.")[2]
+
+
+class _Unquoted:
+    """What stands for a layer that has no name in the model: its class."""
+
+    def __init__(self, module: object) -> None:
+        self.__qualname__ = type(module).__name__
+
+
+def _layer_names(forward_func: Any, layer: Any) -> str:
+    """The names of layers in the model that holds them, or else their classes."""
+    layers = layer if isinstance(layer, list) else [layer]
+    names: dict[Any, str] = {}
+    for root in find_modules(forward_func):
+        for name, module in root.named_modules():
+            names.setdefault(module, name)
+        if all(module in names for module in layers):
+            break
+    # The model itself has an empty name.
+    found = [names.get(module) or _Unquoted(module) for module in layers]
+    return _SHORT.repr(found if isinstance(layer, list) else found[0])
+
+
+class CamAttribution(ShownByName, LayerAttribution, GradientAttribution):
     """Base of the class activation maps: a model, and a layer inside it."""
 
     forward_func: Callable[..., Any]
@@ -140,9 +211,11 @@ def _check_layer(layer: object) -> None:
         given = (
             ", ".join(type(module).__name__ for module in modules) or "an empty list"
         )
+        named = next((one for one in modules if isinstance(one, str)), None)
+        remedy = "" if named is None else f"; pass model.get_submodule({named!r})"
         raise TypeError(
             "layer must be a torch.nn.Module of the model, or a list of them, got "
-            f"{given}"
+            f"{given}{remedy}"
         )
     for module in modules:
         if isinstance(module, ScriptModule):

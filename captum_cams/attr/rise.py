@@ -21,7 +21,7 @@ from captum_cams._validation import (
     shape_of,
     warn,
 )
-from captum_cams.attr._cam import TensorOrTuple, check_no_overflow
+from captum_cams.attr._cam import ShownByName, TensorOrTuple, check_no_overflow
 from captum_cams.attr._mask_scores import masked_outputs
 from captum_cams.attr.registry import register
 from captum_cams.masks import random_cells, shifted
@@ -38,7 +38,7 @@ _BLOCK = 100  # masks between two looks at the tolerance
     axioms={"linearity", "implementation_invariance", "input_invariance"},
     homogeneity=1,
 )
-class Rise(PerturbationAttribution):
+class Rise(ShownByName, PerturbationAttribution):
     r"""
     RISE: randomized input sampling for explanation.
 

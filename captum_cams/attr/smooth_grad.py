@@ -17,7 +17,7 @@ from captum_cams._validation import (
     check_seed,
     shape_of,
 )
-from captum_cams.attr._cam import TensorOrTuple, check_no_overflow
+from captum_cams.attr._cam import ShownByName, TensorOrTuple, check_no_overflow
 from captum_cams.attr.registry import register
 from captum_cams.target_output import (
     TargetOutput,
@@ -35,7 +35,7 @@ from captum_cams.target_output import (
     axioms={"implementation_invariance"},
     homogeneity=1,
 )
-class SmoothGrad(GradientAttribution):
+class SmoothGrad(ShownByName, GradientAttribution):
     r"""
     SmoothGrad.
 

@@ -23,7 +23,7 @@ from captum_cams._validation import (
     list_of,
     shape_of,
 )
-from captum_cams.attr._cam import TensorOrTuple
+from captum_cams.attr._cam import ShownByName, TensorOrTuple
 from captum_cams.attr.registry import register
 from captum_cams.path import straight_line
 from captum_cams.quadrature import check_nodes, quadrature
@@ -50,7 +50,7 @@ _DILATION = 5  # pixels, so that a segment holds its edges
     test_arguments={"n_steps": 3, "scales": [50]},
     homogeneity=0,
 )
-class Xrai(Attribution):
+class Xrai(ShownByName, Attribution):
     r"""
     XRAI: better attributions through regions.
 
@@ -153,7 +153,7 @@ class Xrai(Attribution):
         inputs_tuple = check_inputs(inputs)
         pictures = _check_pictures(inputs_tuple)
         colors = [
-            check_baselines(color, inputs_tuple, f"{name} baselines")[0]
+            check_baselines(color, inputs_tuple, name)[0]
             for name, color in (("black", black), ("white", white))
         ]
         _check_black_and_white(*colors)
@@ -285,7 +285,8 @@ def _check_pictures(inputs: Sequence[Tensor]) -> Tensor:
         shapes = ", ".join(shape_of(tensor) for tensor in inputs)
         raise ValueError(
             "inputs must be pictures (N, C, H, W) in one tensor to be segmented, got "
-            f"{shapes}; pass everything else as additional_forward_args"
+            f"{shapes}; pass one picture (C, H, W) as inputs.unsqueeze(0), and "
+            "everything else as additional_forward_args"
         )
     return inputs[0]
 

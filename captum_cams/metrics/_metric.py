@@ -83,9 +83,15 @@ def check_map(attributions: Tensor, num_examples: int, spatial: int) -> Tensor:
         len(shape) == spatial + 1 or (len(shape) == spatial + 2 and shape[1] == 1)
     )
     if not fits or not 1 <= spatial <= 3:
+        one_example = shape[:2] == (1, 1) and len(shape) == spatial + 3
+        remedy = (
+            "pass inputs.unsqueeze(0) where their batch dimension is missing"
+            if one_example
+            else "sum over channels where there are several"
+        )
         raise ValueError(
             "attributions must be maps (N, 1, *spatial) or (N, *spatial) of "
             f"{num_examples} examples with {spatial} spatial axes, 3 at most, got "
-            f"shape {tuple(shape)}; sum over channels where there are several"
+            f"shape {tuple(shape)}; {remedy}"
         )
     return maps.view(num_examples, 1, *shape[-spatial:])  # (N, 1, *spatial)
