@@ -43,6 +43,7 @@ from captum_cams.evaluation.networks import (
     transform_name,
 )
 from captum_cams.evaluation.pictures import open_picture, printable, read_picture
+from captum_cams.evaluation.processes import keep_freed_memory
 from captum_cams.examples import shape_pictures
 from captum_cams.reshape import Transform
 from captum_cams.visualization import panel
@@ -243,6 +244,8 @@ def _names_apart(paths: Sequence[str]) -> list[str]:
 def _evaluate(options: argparse.Namespace) -> None:
     arguments = _arguments(options)
     first = int(os.environ.get("RANK", 0)) == 0
+    if options.model is None and options.preset is None:  # a small network
+        keep_freed_memory()
     records = evaluate(**arguments, show_progress=first)
     if not first:
         return
