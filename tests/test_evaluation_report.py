@@ -17,6 +17,7 @@ from PIL import Image
 
 from captum_cams.evaluation import figures, report, tables
 from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.intervals import Z, of_mean, wilson
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.papers import FIG_2, GROUPS, PAPERS, PERCENTILES
 from captum_cams.evaluation.records import FORMAT
@@ -38,6 +39,7 @@ def a_run(**changes):
         "pictures": [*"abcd"],
         "shown": [],
         "notes": ["Hidden folders were left out: .x."],
+        "left_out": ["xrai needs skimage; pip install 'captum-cams[xrai]' brings it"],
         "methods": {
             "rsi": METHODS[:2],
             "igc": METHODS[:2],
@@ -69,6 +71,7 @@ def a_record(index=0, method="grad-cam", layer="block.4", values=None, **changes
         "method": method,
         "layer": layer,
         "values": values or {},
+        "explained_in": index // 2,
         "seconds": 0.5,
         "passes": 9.0,
     }
@@ -190,15 +193,15 @@ def test_running_means_agree_with_numpy_and_keep_equal_numbers_exact():
     same = Means(1)
     for _ in range(7):
         same.add(np.array([0.1]))
-    assert same[0] == (0.1, 0.0, 7, 0)
+    assert same[0] == (0.1, 0.0, 7, 0, None)
 
 
 def test_one_value_has_no_error_and_none_no_mean():
     means = Means(2)
     means.add(np.array([0.5, np.nan]))
     means.add(np.array([np.inf, np.inf]))  # not in this record
-    assert means[0] == (0.5, None, 1, 0)
-    assert means[1] == (None, None, 0, 1)
+    assert means[0] == (0.5, None, 1, 0, None)
+    assert means[1] == (None, None, 0, 1, None)
 
 
 def test_by_class_and_mean_over_classes(tmp_path):
@@ -250,12 +253,12 @@ def test_rough_names_are_spelled_out_in_tables_and_report(tmp_path):
         return *gallery(*of)[:3], ROUGH
 
     drawings = figures.write(tmp_path, summary, records, explain)
-    report.write(tmp_path, summary, records, drawings, explain)
+    report.write(tmp_path, summary, drawings, explain)
     page = Page()
     page.feed((tmp_path / "report.html").read_text("utf-8"))
     shown = r"a|b`c*\x1b[31m\u202ed\u200be\nf<i>\udce9"
     assert f"cannot read {shown}" in page.text
-    assert shown in page.text.partition("Gallery of")[2]
+    assert shown in page.text.partition("The same picture by all methods")[2]
     assert any(f"({shown}, 1.png)" in image["alt"] for image in page.images)
     markdown = (tmp_path / "summary.md").read_text("utf-8")
     for mark in r"\|`*[<>":
@@ -266,10 +269,11 @@ def test_rough_names_are_spelled_out_in_tables_and_report(tmp_path):
         assert not {*"\x1b\u202e\u200b"} & {*text}
 
 
-NOISE, CLEAR, ITSELF = (
-    Difference(-1, -2, 1),
-    Difference(-2, -3, -1),
-    Difference(0, 0, 0),
+NOISE, CLEAR, ITSELF, FEW = (
+    Difference(-1, -2, 1, 9),
+    Difference(-2, -3, -1, 9),
+    Difference(0, 0, 0, 0),
+    Difference(-2, -3, -1, 5),
 )
 
 
@@ -279,6 +283,7 @@ NOISE, CLEAR, ITSELF = (
         ([CLEAR, ITSELF, None], [1]),
         ([NOISE, ITSELF, CLEAR], [0, 1]),
         ([NOISE, ITSELF, None], []),  # no method is shown to be better than another
+        ([FEW, ITSELF, FEW], []),  # five maps agree by chance, too
         ([None, None, None], []),  # nothing is ranked
     ],
 )
@@ -316,7 +321,8 @@ def test_paired_differences_are_those_by_hand():
         assert difference.mean == pytest.approx(d.mean())
         resampled = draw.choice(d, (4000, len(d))).mean(1)
         wanted = np.quantile(resampled, [0.025, 0.975])
-        assert difference[1:] == pytest.approx(wanted, abs=0.002)
+        assert difference[1:3] == pytest.approx(wanted, abs=0.002)
+        assert difference.apart == np.count_nonzero(d)
         assert difference.is_noise == (method != "grad-cam")
     assert summary.differences("rsi", METHODS[:2], "block.4", "heatmap_mean") == [None, None]  # fmt: skip
 
@@ -327,13 +333,19 @@ def test_cells_are_written_as_in_the_papers():
     (cell,) = tables.cells([Mean(-1e-9, None, 1)], METRICS[OVERALL])
     assert cell.text == "0.0"
     (cell,) = tables.cells([Mean(None, None, 0, 3)], METRICS[OVERALL])
-    assert cell.text == "\N{EN DASH}"
+    assert cell.text == "undefined"
+    (cell,) = tables.cells([Mean(None, None, 0, 0)], METRICS[OVERALL])
+    assert cell.text == "not run"
+    dark = METRICS["dark_heatmaps.probability"]
+    assert tables.cells([Mean(None, None, 0, 0)], dark)[0].text == "none dark"
+    (cell,) = tables.cells([Mean(1.0, 0.0, 7, 2)], METRICS["pixel_energy"])
+    assert cell.text == "100.00 (7 alike) (7 of 9)"
 
 
 def test_markdown_holds_the_papers_tables(tmp_path):
     records = [
         a_record(i, method, values={"insertion_auc": x, "pixel_energy": x})
-        for i in range(2)
+        for i in range(6)
         for method, x in (("grad-cam", 0.5), ("rsi-grad-cam", 0.625), ("group-cam", 0))
     ]
     records += [
@@ -343,9 +355,11 @@ def test_markdown_holds_the_papers_tables(tmp_path):
     tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "# net \\<b\\> on folder" in text
-    assert "| EBPG, % ↑ | 50.00 ± 0.00 | **62.50** ± 0.00 |" in text
-    assert "| insertion, % ↑ | 50.0 ± 0.0 | **62.5** ± 0.0 | 25.0 | 0.0 ± 0.0 |" in text
-    assert "| 8 | 75.0 |" in text and "| 32 | 0.0 ± 0.0 |" in text
+    assert "| EBPG, % ↑ | 50.00 (6 alike) | **62.50** (6 alike) |" in text
+    row = "50.0 (6 alike) | **62.5** (6 alike) | 25.0 | 0.0 (6 alike) |"
+    assert f"| insertion, % ↑ | {row}" in text
+    assert "| 8 | 75.0 |" in text and "| 32 | 0.0 (6 alike) |" in text
+    assert "xrai needs skimage; pip install 'captum-cams\\[xrai\\]' brings it" in text
     assert "nan" not in text.lower()
 
 
@@ -357,7 +371,7 @@ def test_a_method_without_a_layer_stands_beside_every_layer(tmp_path):
     ]
     tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "summary.md").read_text("utf-8")
-    assert text.count("25.0") == 2
+    assert text.partition("### ")[2].count("25.0") == 2
     assert "Insertion and deletion (Table 1): `block.4`" in text
 
 
@@ -400,7 +414,7 @@ def test_without_pictures_all_files_say_so(tmp_path):
     run, records = a_run(), [unused(0, "a")]
     tables.write(tmp_path, Summary(run, records))
     drawings = figures.write(tmp_path, Summary(run, records), records)
-    report.write(tmp_path, Summary(run, records), records, drawings, gallery)
+    report.write(tmp_path, Summary(run, records), drawings, gallery)
     for name in ("summary.md", "report.html"):
         text = (tmp_path / name).read_text("utf-8")
         assert "No picture passed the filter of RSI-Grad-CAM" in text
@@ -408,13 +422,126 @@ def test_without_pictures_all_files_say_so(tmp_path):
 
 
 def test_times_are_apart(tmp_path):
-    records = [a_record(i, seconds=i + 1.0) for i in range(3)]
+    records = [a_record(i, explained_in=i, seconds=i + 1.0) for i in range(3)]
     tables.write(tmp_path, Summary(a_run(), records))
     text = (tmp_path / "timings.md").read_text("utf-8")
-    assert "| grad-cam | 9 ± 0 |" in text  # passes
+    assert "| grad-cam | 9 |" in text  # passes
     assert "| grad-cam | 2 ± 0.577 |" in text and "device cpu" in text
+    assert "**" not in text and "↓" not in text
     assert "| rise | xrai | grad-cam | score-cam | group-cam |" in text  # as printed
     assert "0.577" not in (tmp_path / "summary.md").read_text("utf-8")
+
+
+def test_a_batch_is_one_sample_of_the_time(tmp_path):
+    """However many pictures share it, and also where one of them was done alone."""
+    shares = {0: [1.0, 1.0, 1.0], 1: [3.0], 2: [4.0, 6.0, 5.0]}
+    records = [
+        a_record(3 * batch + i, explained_in=batch, seconds=share)
+        for batch, of in shares.items()
+        for i, share in enumerate(of)
+    ]
+    mean, error, number, *_ = Summary(a_run(), records).cost("grad-cam", "block.4")
+    assert (mean, number) == (3, 3)  # of 1, 3 and 5
+    assert error == pytest.approx(2 / math.sqrt(3))
+    one = Summary(a_run(), records[:3]).cost("grad-cam", "block.4")
+    assert one[:3] == (1, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("yes", "number", "wanted"),
+    [  # as statsmodels' proportion_confint(yes, number, method="wilson") has them
+        (0, 16, (0.0, 0.193608)),
+        (16, 16, (0.806392, 1.0)),
+        (0, 1, (0.0, 0.793450)),
+        (3, 10, (0.107791, 0.603222)),
+        (50, 100, (0.403832, 0.596168)),
+    ],
+)
+def test_intervals_of_shares_are_wilsons(yes, number, wanted):
+    low, high = wilson(yes / number, number)
+    assert (low, high) == pytest.approx(wanted, abs=1e-6)
+    for end in {low, high} - {0.0, 1.0}:  # the score test's own equation
+        error = math.sqrt(end * (1 - end) / number)
+        assert abs(yes / number - end) / error == pytest.approx(Z)
+
+
+def test_a_mean_of_shares_has_an_interval_of_theirs():
+    ends = [wilson(1.0, 4), wilson(0.5, 6)]
+    low, high = of_mean([1.0, 0.5], ends)
+    below = math.sqrt((1 - ends[0][0]) ** 2 + (0.5 - ends[1][0]) ** 2) / 2
+    assert (low, high) == pytest.approx((0.75 - below, 0.75 + (ends[1][1] - 0.5) / 2))
+    same = wilson(0.25, 8)
+    assert of_mean([0.25], [same]) == pytest.approx(same)
+
+
+def test_shares_of_few_pictures_have_intervals(tmp_path):
+    key = "increase_in_confidence(eps=1e-08)"
+    records = [
+        a_record(
+            i, values={key: 0.0, "pointing_game": 1.0, "dark_heatmaps": [1.0, 0.0]}
+        )
+        for i in range(16)
+    ]
+    tables.write(tmp_path, Summary(a_run(), records))
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| increase in confidence, % ↑ | 0.00 [0.00, 19.36] |" in text
+    assert "all pictures | pointing game, % ↑ | 100.0 [80.6, 100.0] |" in text
+    assert "| mean over 2 classes | pointing game, % ↑ | 100.0 [77.1, 100.0] |" in text
+    assert "| 1e-08 | 100.00 [80.64, 100.00] |" in text
+    assert "Wilson's interval of 95% of a share" in text
+    row = the_row(tmp_path, metric=key, category="all", method="grad-cam")
+    assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(0, 16))
+
+
+def test_likeness_after_randomization_knows_no_sign(tmp_path):
+    """A map turned over is the same map; and nothing is better for being lower."""
+    key = "randomization_check.cascading"
+    records = [
+        a_record(
+            i, values={f"{key}.spearman": [rho, None], f"{key}.ssim": [-0.5, None]}
+        )
+        for i, rho in enumerate([-0.9, 0.9])
+    ]
+    tables.write(tmp_path, Summary(a_run(), records))
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    part = text[text.index("(Fig. 6): |Spearman|".replace("|", "\\|")) :]
+    assert "| linear | 0.900 (2 alike) | not run |" in part
+    assert "| conv | undefined | not run |" in part
+    assert not re.search(r"(Spearman|SSIM)[^\n]*[↑↓]", part)
+
+
+def verdict_of(pictures, methods=METHODS[:2], **values):
+    run = a_run(methods={"group-cam": methods}, metrics={"group-cam": [OVERALL]})
+    run["layers"] = ["block.4"]
+    records = [
+        a_record(i, method, values={OVERALL: values[method][i % 9]})
+        for i in range(pictures)
+        for method in methods
+        if method in values
+    ]
+    return tables.verdict(Summary(run, records))
+
+
+def test_the_verdict_says_what_the_data_support():
+    up = [0.5 + 0.01 * i for i in range(9)]
+    wide = [0.1 + 0.1 * (i % 2) for i in range(9)]
+    first, second, third = METHODS
+    values = {first: up, second: [x - 0.2 for x in up], third: [0.51, *up[1:]]}
+    (line,) = verdict_of(9, METHODS, **values)
+    assert line == "Group-CAM, over-all: rise is best with 54.1%; grad-cam is within noise of it."  # fmt: skip
+    (line,) = verdict_of(9, **values)
+    assert line.endswith("grad-cam is best with 54.0%, ahead of all others.")
+    for pictures in (1, 2, 5):  # all agree, and might by chance
+        (line,) = verdict_of(pictures, **values)
+        assert line.endswith("and no method can be told from another.")
+    (line,) = verdict_of(9, **{first: wide, second: wide})
+    assert line.endswith("all have 14.4%, and no method can be told from another.")
+    (line,) = verdict_of(9, **{first: wide})
+    assert line.endswith(
+        "grad-cam alone has values, so that there is nothing to compare."
+    )
+    (line,) = verdict_of(9)
+    assert line.startswith("Nothing was measured")
 
 
 def test_files_of_any_ranks_give_the_same_bits(tmp_path):
@@ -455,8 +582,8 @@ def test_rolling_means_are_those_of_a_loop(window):
 def evaluated(tmp_path_factory):
     """A folder with all files, and what the report asked the gallery for."""
     folder, asked = tmp_path_factory.mktemp("evaluated"), []
-    run = a_run(pictures=[*"abcdefghijkl"], layers=["block.4"])
-    records = list(many_records(run))
+    run = a_run(pictures=[*"abcdefghijklmnopqrstuvwx"], layers=["block.4"])
+    records = list(many_records(run, 24))
 
     def noted(*key):
         asked.append(key)
@@ -465,7 +592,7 @@ def evaluated(tmp_path_factory):
     summary = Summary(run, records)
     tables.write(folder, summary)
     drawings = figures.write(folder, summary, records, gallery, randomized)
-    report.write(folder, summary, records, drawings, noted)
+    report.write(folder, summary, drawings, noted)
     return folder, asked, drawings
 
 
@@ -502,6 +629,25 @@ def test_figures_are_pictures_with_captions(evaluated):
         assert drawing.path.name.startswith(drawing.protocol)
         assert re.match(r"(Fig\.|Table) \d+((-|, )\d+)?: ", drawing.caption)
         assert drawing.caption.endswith(".")
+
+
+def test_figures_that_say_nothing_are_not_drawn(tmp_path):
+    """A rolling mean of single pictures, quartiles of one value, no dark map at all."""
+    run = a_run(methods={"rsi": METHODS[:1]}, layers=["block.4"])
+    values = {DROP: 0.5, "heatmap_mean": 0.5, "dark_heatmaps": [0.0, 0.0]}
+    drawn = {}
+    for pictures, dark in ((1, 0.0), (19, 1.0), (20, 0.0)):
+        of = values | {"dark_heatmaps": [0.0, dark]}
+        records = [a_record(i, values=of) for i in range(pictures)]
+        found = figures.write(tmp_path, Summary(run, records), records)
+        drawn[pictures] = [one.path.stem for one in found]
+    assert drawn == {
+        1: [],
+        19: ["rsi-heatmap-means-before", "rsi-dark-heatmaps"],
+        20: ["rsi-heatmap-means-before", "rsi-confidence-last"],
+    }
+    (caption,) = [one.caption for one in found if "confidence" in one.path.stem]
+    assert caption.endswith(": rolling means over 2 pictures sorted by probability.")
 
 
 @pytest.fixture
@@ -614,14 +760,26 @@ def test_maps_of_the_sanity_check_are_shown_from_the_output_down(tmp_path, panel
 
 
 def test_the_best_typical_and_worst_are_chosen_by_the_main_metric():
+    """By all methods' mean, of the pictures that all have; each with its values."""
     drops = [0.5, 0.1, 0.9, None, 0.3, 0.6]  # lower is better
-    records = [a_record(i, values={DROP: x, "overall": x}) for i, x in enumerate(drops)]
-    chosen = report.cases(a_run(), records)
-    of_rsi = chosen["rsi", "grad-cam", "block.4"]
-    assert [case.picture for case in of_rsi] == [1, 0, 2]
-    assert of_rsi[0] == ("best", 0.1, 1, 1)
-    of_group_cam = chosen["group-cam", "grad-cam", "block.4"]
-    assert [case.picture for case in of_group_cam] == [2, 0, 1]
+    records = [
+        a_record(i, method, values={DROP: x, OVERALL: x})
+        for i, x in enumerate(drops)
+        for method in METHODS[:2]
+    ]
+    summary = Summary(a_run(), records)
+    chosen = report.cases(summary, "rsi", "block.4")
+    assert [case.picture for case in chosen] == [1, 0, 2]
+    values = dict.fromkeys(METHODS[:2], 0.1)
+    assert chosen[0] == ("best", 1, 1, values)
+    chosen = report.cases(summary, "group-cam", "block.4")
+    assert [case.picture for case in chosen] == [2, 0, 1]
+    of_one = report.cases(Summary(a_run(), records[:2]), "rsi", "block.4")
+    assert [(case.rank, case.picture) for case in of_one] == [("best", 0)]
+    # A picture counts where all methods have a value.
+    del records[2]
+    chosen = report.cases(Summary(a_run(), records), "rsi", "block.4")
+    assert [case.picture for case in chosen] == [4, 0, 2]
 
 
 class Page(HTMLParser):
@@ -658,9 +816,9 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
     kinds = [image["src"].split(",")[0] for image in page.images]
     drawn = len(list((folder / "figures").iterdir()))
     assert kinds.count("data:image/png;base64") == drawn
-    # Three of each: 2, 2 and 4 methods, ablations left out.
-    assert kinds.count("data:image/jpeg;base64") == 3 * 8
-    content = base64.b64decode(page.images[-1]["src"].split(",")[1])
+    # Three pictures of each paper, by 2, 2 and 4 methods, ablations left out.
+    assert kinds.count("data:image/jpeg;base64") == 3 * (3 + 3 + 5)
+    content = base64.b64decode(page.images[0]["src"].split(",")[1])
     assert Image.open(io.BytesIO(content)).format == "JPEG"
     assert all(image["alt"] for image in page.images)
     captions = [i["alt"] for i in page.images if "image/png" in i["src"]]
@@ -671,16 +829,30 @@ def test_the_report_is_one_sound_file_that_shows_all(evaluated):
     assert len(asked) == len(set(asked))  # nothing is explained twice
     for text in ("<script>", "net <b>", "<broken>"):  # as it is, not as HTML
         assert text in page.text
+    places = ["What the data support", "The same picture by", "Numerical stability"]
+    assert sorted(places, key=page.text.index) == places
+    assert "Left out:xrai needs skimage" in page.text
+    assert METRICS["pixel_energy"].meaning in page.text
+
+
+def test_a_report_has_no_empty_parts(tmp_path):
+    records = [a_record(i, values={"pixel_energy": 0.5}) for i in range(3)]
+    run = a_run(left_out=[], methods={"rsi": METHODS[:1]})
+    summary = Summary(run, records)
+    report.write(tmp_path, summary, figures.write(tmp_path, summary, records), gallery)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    for absent in ("Left out", "Figures of", "None.", 'id="gallery"', "<ul></ul>"):
+        assert absent not in text
 
 
 def test_metrics_that_were_not_asked_for_have_no_rows(tmp_path):
     values = {"pixel_energy": 0.5, "bbox_score": None}
     tables.write(tmp_path, Summary(a_run(), [a_record(values=values)]))
     text = (tmp_path / "summary.md").read_text("utf-8")
-    assert "| EBPG, % ↑ | 50.00 | \N{EN DASH} |" in text
-    assert "| Bbox, % ↑ | \N{EN DASH} | \N{EN DASH} |" in text
-    assert "left out: 1." in text
-    measured = text[: text.index("as printed")]
+    assert "| EBPG, % ↑ | 50.00 | not run |" in text
+    assert "| Bbox, % ↑ | undefined | not run |" in text
+    assert "undefined: no map has a value" in text and "not run: not asked" in text
+    measured = text[text.index("### ") : text.index("as printed")]
     for absent in ("Increase", "IoU", "insertion", "Pointing", "Sanity", "groups"):
         assert absent not in measured
 

@@ -22,7 +22,14 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from captum_cams import GroupCam, LayerRSIGradCam, cli, metrics
-from captum_cams.evaluation import batches, datasets, evaluate, plan, runner
+from captum_cams.evaluation import (
+    batches,
+    datasets,
+    evaluate,
+    plan,
+    processes,
+    runner,
+)
 from captum_cams.evaluation.methods import ExplainTask, parse_method
 from captum_cams.evaluation.metrics import CURVE_STEPS, EPS, METRICS, THRESHOLDS, TOP
 from captum_cams.evaluation.networks import Network
@@ -656,13 +663,42 @@ def test_each_layer_has_its_own_time_but_where_a_walk_is_shared(
     asked, explain = [], ExplainTask.explain
 
     def watched(task, spec, layers, *rest):
-        asked.append((spec.name, len(layers)))
+        if len(task.inputs) > 1:  # the warm-up's is one
+            asked.append((spec.name, len(layers)))
         return explain(task, spec, layers, *rest)
 
     monkeypatch.setattr(ExplainTask, "explain", watched)
     evaluate("out", root=pictures, protocol="group-cam", **QUICK | {"batch_size": 6})
     shared = [("integrated-grad-cam", 2), ("rise", 2)]
     assert asked == [("grad-cam", 1), ("grad-cam", 1), *shared]
+
+
+def test_every_method_is_warm_and_none_is_always_the_first(
+    pictures, no_report, monkeypatch
+):
+    """Each explains a picture untimed, then a batch at a time, in turns."""
+    asked, explain = [], ExplainTask.explain
+
+    def watched(task, spec, layers, *rest):
+        asked.append((spec.name, len(task.inputs)))
+        return explain(task, spec, layers, *rest)
+
+    monkeypatch.setattr(ExplainTask, "explain", watched)
+    chosen = CUT | {"methods": ["grad-cam", "rise(n_masks=2)", "hi-res-cam"]}
+    chosen |= {"batch_size": 2, "root": pictures, "protocol": "group-cam"}
+    (pictures / "a/0.png").write_bytes(b"broken")  # which the warm-up passes over
+    records = list(evaluate("out", **chosen))
+    a, b, c = "grad-cam", "rise", "hi-res-cam"
+    first, second, third = ([p for p in records if p["index"] // 2 == i] for i in range(3))  # fmt: skip
+    sizes = [len({r["index"] for r in of if "values" in r}) for of in (first, second, third)]  # fmt: skip
+    wanted = [(name, 1) for name in (a, b, c)]
+    for names, size in zip(((a, b, c), (b, c, a), (c, a, b)), sizes, strict=True):
+        wanted += [(name, size) for name in names]
+    assert asked == wanted
+    for i, of in enumerate((first, second, third)):
+        explained = [r for r in of if "values" in r]
+        assert {r["explained_in"] for r in explained} == {i}
+        assert len({(r["method"], r["seconds"]) for r in explained}) == 3
 
 
 def test_methods_along_a_path_share_its_points(pictures, no_report):
@@ -730,10 +766,24 @@ def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_rep
     with pytest.warns(UserWarning, match=words):
         records = evaluate("out", metrics=["overall", "insertion_auc"], **arguments)
     assert "xrai" not in records.run["methods"]["group-cam"]
+    assert "captum-cams[xrai]" in "".join(records.run["left_out"])
+    left_out = Path("out/summary.md").read_text("utf-8").partition("## Left out")[2]
+    assert "xrai needs skimage; pip install 'captum-cams\\[xrai\\]'" in left_out
     with pytest.raises(ValueError, match=r"^xrai needs skimage; pip install 'captum-"):
         evaluate("out", methods=["xrai(mode='fast')"], **arguments)
     chosen = arguments | {"protocol": "igc", "metrics": ["pixel_energy"]}
     evaluate("other", methods=["grad-cam"], **chosen)  # nothing to warn of
+
+
+def test_what_is_left_out_is_said_in_a_line_at_the_start(monkeypatch, capsys):
+    monkeypatch.setattr(plan.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runner, "explain_batch", raises(KeyboardInterrupt))
+    options = ["evaluate", "--limit", "1", "--size", "64", "--protocol", "group-cam"]
+    assert cli.main([*options, "--out", "here"]) == 130
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "skimage" in x]
+    assert line.startswith("captum-cams: xrai needs skimage; pip install 'captum-cams[")
+    assert "randomization_check needs skimage" in line
+    assert "captum-cams[sanity]" in line
 
 
 def test_what_cannot_lose_its_weights_is_not_checked_for_sanity(pictures, no_report):
@@ -1121,3 +1171,13 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     options = ["evaluate", "--limit", "1", "--size", "64", "--methods", "grad-cam"]
     assert cli.main([*options, "--out", "here"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_freed_memory_is_kept_where_glibc_can(monkeypatch, there):
+    calls = []
+    library = SimpleNamespace(mallopt=lambda *of: calls.append(of)) if there else None
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda _: library)
+    processes.keep_freed_memory()
+    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    assert calls == ([(-4, 0), (-1, 2**31 - 1)] if there else [])

@@ -52,28 +52,49 @@ _CostedMaps = tuple[list[Tensor], list[_Cost]]
 
 def explain_batch(plan: Plan, number: int) -> list[Record]:
     """All records of a batch, ordered by index, target, layer and method."""
-    records: list[Record] = []
-    samples: list[tuple[int, Sample]] = []
-    for index in plan.batch(number):
-        try:
-            samples.append((index, plan.data.load(index, plan.network.size)))
-        except ValueError as error:
-            records.append(_skipped(plan, index, error))
+    samples, records = _loaded(plan, number)
     if not samples:
         return records
-    seed = _seed(plan, number)
     # Other errors are no picture's fault: a device's would skip all that is left.
     try:
-        records += _explained(plan, samples, seed)
+        records += _explained(plan, samples, number)
     except MisreadError:  # all pictures' numbers would be wrong
         raise
     except ValueError:
         for sample in samples:  # one by one, to skip the faulty ones alone
             try:
-                records += _explained(plan, [sample], seed)
+                records += _explained(plan, [sample], number)
             except ValueError as error:
                 records.append(_skipped(plan, sample[0], error))
     return sorted(records, key=lambda record: record["index"])
+
+
+def _loaded(plan: Plan, number: int) -> tuple[list[tuple[int, Sample]], list[Record]]:
+    """A batch's pictures, and records of those that cannot be read."""
+    samples: list[tuple[int, Sample]] = []
+    records: list[Record] = []
+    for index in plan.batch(number):
+        try:
+            samples.append((index, plan.data.load(index, plan.network.size)))
+        except ValueError as error:
+            records.append(_skipped(plan, index, error))
+    return samples, records
+
+
+def warm_up(plan: Plan, number: int) -> None:
+    """
+    Explains a picture of a batch by every method, for nothing but the time.
+
+    What is loaded, built or allocated once would else count as the first one's.
+    """
+    samples, _ = _loaded(plan, number)
+    if not samples:
+        return
+    with contextlib.suppress(ValueError):  # told when the batch is explained
+        asked = _asked(plan, _examples(plan, samples)[0])
+        few = {label: examples[:1] for label, examples in asked.items()}
+        for _ in _maps_by_method(plan, few, number):
+            pass
 
 
 def explain_again(
@@ -123,7 +144,7 @@ def _skipped(plan: Plan, index: int, error: Exception) -> Record:
 
 
 def _explained(
-    plan: Plan, samples: Sequence[tuple[int, Sample]], seed: int
+    plan: Plan, samples: Sequence[tuple[int, Sample]], batch: int
 ) -> list[Record]:
     """Records of readable pictures, in order."""
     examples, records = _examples(plan, samples)
@@ -140,16 +161,9 @@ def _explained(
         for index, sample in samples
         if index not in accounted
     ]
-    # A method explains the pictures of all protocols that ask for it at once.
-    asked = {
-        spec.label: [one for one in examples if _metrics(plan, spec, one)]
-        for spec in plan.specs
-    }
-    shared = _shared_maps(plan, asked)
-    for spec in plan.specs:
-        if asked[spec.label]:
-            found = shared.get(spec.label)
-            records += _records_of_method(plan, spec, asked[spec.label], seed, found)
+    asked = _asked(plan, examples)
+    for spec, found in _maps_by_method(plan, asked, batch):
+        records += _records_of_method(plan, spec, asked[spec.label], batch, found)
     labels = [spec.label for spec in plan.specs]
     layers = ["", *plan.run["layers"]]
 
@@ -164,6 +178,38 @@ def _explained(
         )
 
     return sorted(records, key=order)
+
+
+def _asked(plan: Plan, examples: Sequence[_Example]) -> dict[str, list[_Example]]:
+    """
+    By methods' labels, what each explains.
+
+    These are the pictures of all protocols that ask for it, at once.
+    """
+    return {
+        spec.label: [one for one in examples if _metrics(plan, spec, one)]
+        for spec in plan.specs
+    }
+
+
+def _maps_by_method(
+    plan: Plan, asked: Mapping[str, Sequence[_Example]], batch: int
+) -> Iterator[tuple[MethodSpec, _CostedMaps]]:
+    """
+    Each method with its maps; another one begins in each batch.
+
+    So none is always the one that finds caches and memory as the same other left them.
+    """
+    seed, first = _seed(plan, batch), batch % max(len(plan.specs), 1)
+    shared: dict[str, _CostedMaps] | None = None
+    along = {spec.label for spec in shares_path(plan.specs)}
+    for spec in [*plan.specs[first:], *plan.specs[:first]]:
+        if not asked[spec.label]:
+            continue
+        if shared is None and spec.label in along:
+            shared = _shared_maps(plan, asked)
+        found = (shared or {}).get(spec.label)
+        yield spec, found or _costed_maps(plan, spec, asked[spec.label], seed)
 
 
 def _metrics(plan: Plan, spec: MethodSpec, example: _Example) -> frozenset[str]:
@@ -268,11 +314,11 @@ def _records_of_method(
     plan: Plan,
     spec: MethodSpec,
     examples: Sequence[_Example],
-    seed: int,
-    found: _CostedMaps | None,
+    batch: int,
+    found: _CostedMaps,
 ) -> Iterator[Record]:
-    """Records of one method, layer by layer; its maps may be there already."""
-    maps, costs = found or _costed_maps(plan, spec, examples, seed)
+    """Records of one method, layer by layer."""
+    (maps, costs), seed = found, _seed(plan, batch)
     names = plan.run["layers"] if spec.method.has_layer else [""]
     for number, (layer, cams) in enumerate(zip(names, maps, strict=True)):
         values: list[dict[str, Value]] = [{} for _ in examples]
@@ -310,6 +356,7 @@ def _records_of_method(
                 method=spec.label,
                 layer=layer,
                 values=of_example,
+                explained_in=batch,
                 seconds=costs[number].seconds,
                 passes=costs[number].passes,
             )

@@ -52,6 +52,7 @@ from captum_cams.visualization import TITLE_SIZE, panel
 FOLDER = "figures"
 
 _WINDOW = 1000  # pictures of a rolling mean (RSI-Grad-CAM, Fig. 16), a tenth if fewer
+_FEWEST_ROLLED = 20  # pictures, of which a tenth is more than one
 _WIDTH = 13.0  # inches of a figure of maps; the report scales a wider one down
 _NARROWEST, _WIDEST = 1.3, 2.2  # inches of its cells
 _LINE = 0.15  # inches of a line of text
@@ -256,7 +257,7 @@ def _boxes(sheet: _Sheet) -> _Drawn:
             for method in sheet.methods
         }
         rows = {name: of[1][~np.isnan(of[1])] for name, of in found.items() if of}
-        if rows:
+        if any(len(row) > 1 for row in rows.values()):  # one value has no quartiles
             _box_panel(one, rows, logarithmic="normalize" not in key)
             one.set_ylabel(axis_label(key), fontsize=8)
             drawn = True
@@ -306,7 +307,8 @@ def _dark(sheet: _Sheet) -> _Drawn:
             means = sheet.curve(method, layer, count if counts else probability)
             if counts:
                 means = [_counted(mean) for mean in means]
-            drawn |= draw_line(one, run["eps"], means, sheet.style(method), 1, "o")
+                drawn |= any(mean.mean for mean in means)  # else no map is dark
+            draw_line(one, run["eps"], means, sheet.style(method), 1, "o")
         one.set_xscale("log")
         one.set_xlim(run["eps"][0] / 2, run["eps"][-1] * 2)
         one.set_xlabel("eps", fontsize=8)
@@ -345,7 +347,7 @@ def _rolling(sheet: _Sheet) -> _Drawn:
     for one, (_, layer, key, position) in zip(axes, cells, strict=True):
         for method in sheet.methods:
             found = sheet.pictures.of(protocol, method, layer, key, position)
-            if found is not None:
+            if found is not None and len(found[0]) >= _FEWEST_ROLLED:
                 style = sheet.style(method)
                 window = _roll(one, *found, style, METRICS[key].scale)
         low, high = one.get_ylim()
@@ -354,8 +356,7 @@ def _rolling(sheet: _Sheet) -> _Drawn:
         one.set_xlabel("mean probability", fontsize=8)
         one.set_ylabel(axis_label(key), fontsize=8)
     legend(canvas, axes)
-    over = "1 picture" if window == 1 else f"{window} pictures"
-    extra = f": rolling means over {over} sorted by probability"
+    extra = f": rolling means over {window} pictures sorted by probability"
     return (canvas if window else None), extra
 
 
@@ -364,12 +365,11 @@ def _roll(
 ) -> int:
     """Draws a rolling mean by mean probability, and returns its window."""
     order = np.argsort(probability, kind="stable")
-    window = min(_WINDOW, max(1, len(order) // 10))
+    window = min(_WINDOW, len(order) // 10)
     means = rolling_mean(values[order], window) * scale
     centers = rolling_mean(probability[order], window)
     step = max(1, len(means) // 2000)  # more points than pixels help nobody
-    marker = "o" if len(means) == 1 else ""
-    axes.plot(centers[::step], means[::step], lw=1.3, marker=marker, **style)
+    axes.plot(centers[::step], means[::step], lw=1.3, **style)
     return window
 
 
@@ -444,7 +444,7 @@ def _sanity(sheet: _Sheet) -> _Drawn:
         one.set_xticks(x, names, rotation=35, ha="right", **text_style(*names))
         down = "down to " if "cascading" in key else ""
         one.set_xlabel(f"randomized {down}layer", fontsize=8)
-        one.set_ylabel("likeness to the trained map ↓", fontsize=8)
+        one.set_ylabel(METRICS[key].label.partition(",")[0], fontsize=8)
     legend(canvas, axes)
     number = len({one["index"] for one in sheet.pictures.checked[sheet.protocol]})
     extra = ", from the output down; of 1 picture"

@@ -154,6 +154,11 @@ class Metric:
         needs_boxes (bool): Whether maps without boxes have no value. Default: False
         of_record (Callable, optional): The value of a record that does not hold it.
             Default: None, records hold it
+        yes_or_no (bool): Whether each number is 0 or 1, so that means are shares.
+            Default: False
+        if_absent (str): What a table says of a method that has no maps to take the
+            mean of. Default: ``not run``
+        meaning (str): A sentence for those who do not know it. Default: ""
     """
 
     label: str
@@ -166,6 +171,9 @@ class Metric:
     unit: str = "%"
     needs_boxes: bool = False
     of_record: Callable[[Explained], Value] | None = None
+    yes_or_no: bool = False
+    if_absent: str = "not run"
+    meaning: str = ""
 
     @property
     def arrow(self) -> str:
@@ -189,6 +197,18 @@ def _probability_where_dark(record: Explained) -> Value:
     if not isinstance(dark, list):
         return ABSENT
     return [record["probability"] if each else ABSENT for each in dark]
+
+
+def _magnitudes(key: str) -> Callable[[Explained], Value]:
+    """The same of a record's values without their signs."""
+
+    def of_record(record: Explained) -> Value:
+        values = record["values"].get(key)
+        if not isinstance(values, list):
+            return ABSENT
+        return [None if value is None else abs(value) for value in values]
+
+    return of_record
 
 
 ABSENT = float("inf")
@@ -218,72 +238,115 @@ _above: dict[str, Any] = {
     "at": _thresholds, "at_label": "threshold", "needs_boxes": True
 }  # fmt: skip
 
+_DROP = (
+    "how much of the class' probability is lost when only what the map {shows} is left "
+    "on black, 0 where it rises"
+)
+_INCREASE = (
+    "share of the pictures in which the class' probability rises when only what the "
+    "map {shows} is left on black"
+)
+_HIGHLIGHTS, _LARGEST = "highlights", f"holds for the {100 * TOP:g}% most important"
+
 METRICS: dict[str, Metric] = {
     # RSI-Grad-CAM, section 4.3
     "heatmap_mean": Metric(
         "heat-map mean before normalizing",
         lambda m: metrics.heatmap_mean(m.maps),
         form=".3g", scale=1, unit="",
+        meaning="mean over a map's pixels, as the method gives them",
     ),
     "heatmap_mean(normalize)": Metric(
         "heat-map mean after normalizing",
         lambda m: metrics.heatmap_mean(m.normalized),
         **_ratio,
+        meaning="the same of the map that eq. 26 of RSI-Grad-CAM scales to [0, 1]",
     ),
     "dark_heatmaps": Metric(
         "dark heat maps",
         lambda m: torch.stack([metrics.dark_heatmaps(m.maps, eps) for eps in EPS], 1),
-        False, _eps, "eps",
+        False, _eps, "eps", yes_or_no=True,
+        meaning="share of the maps that stay dark in eq. 26 of RSI-Grad-CAM, as their "
+        "range is below its eps",
     ),
     "dark_heatmaps.probability": Metric(
         "mean probability where dark", None, None, _eps, "eps",
-        of_record=_probability_where_dark, **_ratio,
+        of_record=_probability_where_dark, if_absent="none dark", **_ratio,
+        meaning="that of the explained class in the pictures with a dark map",
     ),
     "average_drop(eps=1e-08)": Metric(
         "average drop",
         lambda m: m.confidences(eps=NORMALIZE_EPS).drop, False,
+        meaning=_DROP.format(shows=_HIGHLIGHTS),
     ),
     "increase_in_confidence(eps=1e-08)": Metric(
         "increase in confidence",
-        lambda m: m.confidences(eps=NORMALIZE_EPS).increase, True,
+        lambda m: m.confidences(eps=NORMALIZE_EPS).increase, True, yes_or_no=True,
+        meaning=_INCREASE.format(shows=_HIGHLIGHTS),
     ),
     "pixel_energy(normalize)": Metric(
         "energy in the box",
         lambda m: m.by_boxes(metrics.pixel_energy, m.normalized), True,
         needs_boxes=True,
+        meaning="share of the normalized map's sum that lies in the object's box",
     ),
-    "box_overlap.iou": Metric("IoU", lambda m: m.overlap.iou, True, **_above),
-    "box_overlap.iob": Metric("IoB", lambda m: m.overlap.iob, True, **_above),
-    "box_overlap.ior": Metric("IoR", lambda m: m.overlap.ior, True, **_above),
+    "box_overlap.iou": Metric(
+        "IoU", lambda m: m.overlap.iou, True, **_above,
+        meaning="intersection over union of the box and the pixels above a threshold",
+    ),
+    "box_overlap.iob": Metric(
+        "IoB", lambda m: m.overlap.iob, True, **_above,
+        meaning="intersection of both over the box",
+    ),
+    "box_overlap.ior": Metric(
+        "IoR", lambda m: m.overlap.ior, True, **_above,
+        meaning="intersection of both over the region above the threshold; undefined "
+        "where no pixel is above it",
+    ),
     # Our choice: as above, but maps scaled to all of [0, 1]
     "average_drop": Metric(
-        "average drop of scaled maps", lambda m: m.confidences().drop, False
+        "average drop of scaled maps", lambda m: m.confidences().drop, False,
+        meaning=_DROP.format(shows=f"{_HIGHLIGHTS}, scaled to [0, 1],"),
     ),
     "increase_in_confidence": Metric(
         "increase in confidence of scaled maps",
-        lambda m: m.confidences().increase, True,
+        lambda m: m.confidences().increase, True, yes_or_no=True,
+        meaning=_INCREASE.format(shows=f"{_HIGHLIGHTS}, scaled to [0, 1],"),
     ),
     # Integrated Grad-CAM, section 4.2
     "pixel_energy": Metric(
-        "EBPG", lambda m: m.by_boxes(metrics.pixel_energy), True, needs_boxes=True
+        "EBPG", lambda m: m.by_boxes(metrics.pixel_energy), True, needs_boxes=True,
+        meaning="energy-based pointing game: share of the map's sum that lies in the "
+        "object's box",
     ),
     "bbox_score": Metric(
-        "Bbox", lambda m: m.by_boxes(metrics.bbox_score), True, needs_boxes=True
+        "Bbox", lambda m: m.by_boxes(metrics.bbox_score), True, needs_boxes=True,
+        meaning="of as many of the map's largest pixels as the box holds, the share "
+        "inside it",
     ),
     "average_drop(top_fraction=0.15)": Metric(
-        "Drop", lambda m: m.confidences(top_fraction=TOP).drop, False
+        "Drop", lambda m: m.confidences(top_fraction=TOP).drop, False,
+        meaning=_DROP.format(shows=_LARGEST),
     ),
     "increase_in_confidence(top_fraction=0.15)": Metric(
         "Increase",
-        lambda m: m.confidences(top_fraction=TOP).increase, True,
+        lambda m: m.confidences(top_fraction=TOP).increase, True, yes_or_no=True,
+        meaning=_INCREASE.format(shows=_LARGEST),
     ),
     # Group-CAM, sections 4.3 to 4.5
     "insertion_auc": Metric(
-        "insertion", lambda m: _area(m.insertion), True, **_area_of
+        "insertion", lambda m: _area(m.insertion), True, **_area_of,
+        meaning="mean probability of the class while a blurred picture gets its pixels "
+        "back, the map's largest first (area under the curve)",
     ),
-    "deletion_auc": Metric("deletion", lambda m: _area(m.deletion), False, **_area_of),
+    "deletion_auc": Metric(
+        "deletion", lambda m: _area(m.deletion), False, **_area_of,
+        meaning="the same while the picture's pixels are blurred, the map's largest "
+        "first",
+    ),
     "overall": Metric(
-        "over-all", lambda m: _area(m.insertion) - _area(m.deletion), True, **_area_of
+        "over-all", lambda m: _area(m.insertion) - _area(m.deletion), True, **_area_of,
+        meaning="insertion less deletion",
     ),
     "insertion_curve": Metric(
         "mean probability", lambda m: m.insertion, True, _shares, "pixels shown",
@@ -295,7 +358,8 @@ METRICS: dict[str, Metric] = {
     ),
     "pointing_game": Metric(
         "pointing game", lambda m: m.by_boxes(metrics.pointing_game), True,
-        needs_boxes=True, **_area_of,
+        needs_boxes=True, yes_or_no=True, **_area_of,
+        meaning="share of the maps whose largest pixel lies in the object's box",
     ),
     # J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", 2016
     "pointing_game(tolerance=15)": Metric(
@@ -303,7 +367,8 @@ METRICS: dict[str, Metric] = {
         lambda m: m.by_boxes(
             metrics.pointing_game, tolerance=15 * m.maps.shape[-1] / 224
         ), True,
-        needs_boxes=True, **_area_of,
+        needs_boxes=True, yes_or_no=True, **_area_of,
+        meaning="the same, or near it",
     ),
     # Of no protocol: what other papers measure. Rong et al., "A Consistent and
     # Efficient Evaluation Strategy for Attribution Methods", 2022
@@ -324,11 +389,28 @@ METRICS: dict[str, Metric] = {
         "sparseness", lambda m: metrics.sparseness(m.maps), True, **_ratio
     ),
     **{
-        f"{RANDOMIZATION}.{mode}.{key}": Metric(
-            f"{label}, {mode}", None, False, _randomized, "layer", **_ratio
-        )
+        key: metric
         for mode in MODES
-        for key, label in (("spearman", "Spearman"), ("ssim", "SSIM"))
+        for key, metric in {
+            f"{RANDOMIZATION}.{mode}.spearman": Metric(
+                f"Spearman with its sign, {mode}", None, None, _randomized, "layer",
+                **_ratio,
+                meaning="rank correlation of the maps before and after layers lose "
+                "their weights; -1 is the same map turned over",
+            ),
+            f"{RANDOMIZATION}.{mode}.spearman_magnitude": Metric(
+                f"|Spearman|, {mode}", None, None, _randomized, "layer",
+                of_record=_magnitudes(f"{RANDOMIZATION}.{mode}.spearman"), **_ratio,
+                meaning="likeness of the maps before and after layers lose their "
+                "weights: magnitude of the rank correlation, 1 for the same map, also "
+                "if it is turned over, near 0 where nothing is left of it",
+            ),
+            f"{RANDOMIZATION}.{mode}.ssim": Metric(
+                f"SSIM, {mode}", None, None, _randomized, "layer", **_ratio,
+                meaning="structural similarity of the same maps scaled to [0, 1], 1 "
+                "for equal ones; below 0 bright and dark have changed places",
+            ),
+        }.items()
     },
 }  # fmt: skip
 

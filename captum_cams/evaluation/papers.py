@@ -173,6 +173,8 @@ _TABLE_1 = (  # of Integrated Grad-CAM
     "increase_in_confidence(top_fraction=0.15)",
 )
 _AREAS = ("insertion_auc", "deletion_auc", "overall")
+_LIKENESS = {"spearman_magnitude": "|Spearman|", "ssim": "SSIM"}
+"""Of the sanity check; a map turned over shows the same, so signs do not count."""
 _MAPS = "Maps of the first pictures"
 
 
@@ -397,7 +399,7 @@ PAPERS: dict[str, Paper] = {
                     "at",
                 )
                 for mode in MODES
-                for key, name in (("spearman", "Spearman"), ("ssim", "SSIM"))
+                for key, name in _LIKENESS.items()
             ),
         ),
         (
@@ -435,23 +437,21 @@ PAPERS: dict[str, Paper] = {
             *(
                 Figure(
                     "sanity",
-                    f"group-cam-sanity-{mode}-{key}",
+                    f"group-cam-sanity-{mode}-{key.partition('_')[0]}",
                     "Fig. 6",
                     (f"{RANDOMIZATION}.{mode}.{key}",),
                     f"Sanity check, {mode} randomization: {name} of the maps before "
                     "and after layers lose their weights",
                 )
                 for mode in MODES
-                for key, name in (("spearman", "Spearman"), ("ssim", "SSIM"))
+                for key, name in _LIKENESS.items()
             ),
             *(
                 Figure(
                     "sanity-maps",
                     f"group-cam-sanity-{mode}-maps",
                     "Fig. 6",
-                    tuple(
-                        f"{RANDOMIZATION}.{mode}.{key}" for key in ("spearman", "ssim")
-                    ),
+                    tuple(f"{RANDOMIZATION}.{mode}.{key}" for key in _LIKENESS),
                     f"Sanity check, {mode} randomization: maps before and after layers "
                     "lose their weights",
                 )
@@ -577,7 +577,7 @@ SETTINGS = (
     Setting(
         "group-cam",
         "similarity of the sanity check",
-        ("Spearman", "SSIM"),
+        (*_LIKENESS.values(),),
         f"{OUR_CHOICE}: section 4.5 shows pictures alone",
     ),
     *(

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import Module, Sequential
 
 from captum_cams import __version__
-from captum_cams._validation import warn
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.class_matching import Matched, match_classes
 from captum_cams.evaluation.class_names import name_outputs
@@ -115,7 +114,7 @@ def make_plan(
     if settings.classes is not None:
         network = name_outputs(network, settings.classes, found[0].classes)
     channels = min(info.shape[0] for info in found)
-    asked = _asked(settings, channels, network.model)
+    asked, left_out = _asked(settings, channels, network.model)
     labels = dict.fromkeys(itertools.chain(*asked.values()))
     specs = [parse_method(label) for label in labels]
     for spec in specs:
@@ -147,6 +146,7 @@ def make_plan(
             pictures=[data.names[index] for index in indices],
             shown=[*data.classes],
             notes=[*data.notes, *filter(None, [matched.note, _blur_note(network)])],
+            left_out=left_out,
         ),
     )
 
@@ -182,7 +182,7 @@ def _check_channels(spec: MethodSpec, channels: int) -> None:
         )
 
 
-def _run(
+def _run(  # noqa: PLR0913
     network: Network,
     layers: Sequence[LayerInfo],
     asked: Asked,
@@ -192,6 +192,7 @@ def _run(
     pictures: list[str],
     shown: list[str],
     notes: list[str],
+    left_out: list[str],
 ) -> Run:
     """What ``run.json`` will hold."""
     named = len(network.classes) == layers[0].classes
@@ -217,6 +218,7 @@ def _run(
         pictures=pictures,
         shown=shown,
         notes=notes,
+        left_out=left_out,
         methods={name: [*of] for name, of in asked.items()},
         metrics={
             name: [*dict.fromkeys(itertools.chain(*of.values()))]
@@ -242,8 +244,8 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _asked(settings: Settings, channels: int, model: Module) -> Asked:
-    """For each protocol its methods, and the metrics of each."""
+def _asked(settings: Settings, channels: int, model: Module) -> tuple[Asked, list[str]]:
+    """For each protocol its methods with their metrics, and what cannot run here."""
     chosen = None if settings.metrics is None else find_metrics(settings.metrics)
     names = [*PAPERS] if settings.protocol == "all" else [settings.protocol]
     asked = {name: _of_paper(name, settings, chosen, channels) for name in names}
@@ -252,15 +254,16 @@ def _asked(settings: Settings, channels: int, model: Module) -> Asked:
         asked = _without(sanity, asked)
     named = {parse_method(text).name for text in settings.methods or ()}
     named |= {*(settings.metrics or ())}
+    left_out = []
     for name, need in _missing_requirements(model):
         kept = _without(sanity if name == RANDOMIZATION else [name], asked)
         if kept == asked:
             continue
         if name in named:
             raise UserError(need)
-        warn(f"{need}, and without it is left out")
+        left_out.append(f"{need}, and without it is left out")
         asked = kept
-    return asked
+    return asked, left_out
 
 
 def _of_paper(

@@ -1,6 +1,7 @@
 """The processes of a run, and what makes each of them compute the same numbers."""
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from captum_cams.evaluation.errors import UserError, brief_error
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 class Team(NamedTuple):
@@ -85,6 +88,19 @@ def one_thread(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cudnn.deterministic, cudnn.benchmark = found
+
+
+def keep_freed_memory() -> None:
+    """
+    Tells glibc to keep what is freed for what comes next, for the process' whole life.
+
+    Else each layer's memory is given back to Linux and asked for again, which takes a
+    quarter of the time of a small network. Does nothing where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ sweep, is absent, not null.
 
 from typing import TypeAlias, TypedDict, final
 
-FORMAT = 3
+FORMAT = 4
 """The version of all this; other versions cannot be read, and must not go on."""
 
 Value: TypeAlias = float | list[float | None] | None
@@ -59,8 +59,11 @@ class Explained(TypedDict):
     """Dotted name. Methods without a layer (``rise``, ``xrai``) have ``""``."""
     values: dict[str, Value]
     """By the names above."""
+    explained_in: int
+    """The batch that it was explained with. All maps of a method, a layer and a batch
+    are one sample of the two costs below."""
     seconds: float
-    """The picture's share of the time of its batch, for the map alone."""
+    """A picture's share of the time of the batch, for the map alone."""
     passes: float
     """Its share of the inputs that went through the network for that."""
 
@@ -93,8 +96,8 @@ Record: TypeAlias = Explained | Unused | Skipped
 
 class Run(TypedDict):
     """
-    What ``run.json`` holds: all but `notes` and `started` must stay when a run goes
-    on.
+    What ``run.json`` holds: all but `notes`, `left_out` and `started` must stay when a
+    run goes on.
     """
 
     format: int
@@ -112,6 +115,9 @@ class Run(TypedDict):
     notes: list[str]
     """Sentences on what the data set left out, and on how its classes were matched with
     the model's outputs."""
+    left_out: list[str]
+    """Sentences on methods and metrics that the papers have and the run has not, as
+    something is missing that they need; each with the remedy."""
     methods: dict[str, list[str]]
     """For each protocol of the run its methods, ablations last, in the order of the
     tables."""

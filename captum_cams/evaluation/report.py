@@ -2,50 +2,57 @@
 
 import base64
 import io
+import itertools
 import math
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from captum_cams._printable import printable
 from captum_cams.evaluation.figures import Drawing, Gallery
-from captum_cams.evaluation.metrics import METRICS, value_of
+from captum_cams.evaluation.methods import parse_method
+from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.records import Record, Run
 from captum_cams.evaluation.summary import Summary, protocols_of
 from captum_cams.evaluation.tables import (
+    VERDICT_NOTE,
     compared_methods,
     empty_message,
     picture_counts,
     run_title,
     tables,
     timings,
+    verdict,
+    what_was_run,
     write_text,
 )
-from captum_cams.visualization import panel
+from captum_cams.metrics._metric import resized
+from captum_cams.visualization import overlay
 
 _RANKS = ("best", "typical", "worst")
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-class _Case(NamedTuple):
-    """The best, the typical or the worst map by a metric."""
+class Case(NamedTuple):
+    """A picture on which methods do best, as usual or worst, and their values."""
 
     rank: str
-    value: float
     picture: int
     target: int
+    values: Mapping[str, float]
 
 
 def write(
     out: Path,
     summary: Summary,
-    records: Iterable[Record],
     drawings: Sequence[Drawing],
     gallery: Gallery,
 ) -> None:
@@ -55,13 +62,11 @@ def write(
     Args:
         out (Path): The folder of results.
         summary (Summary): Of all records.
-        records (iterable of Record): In the order of :class:`Records`.
         drawings (sequence of Drawing): The figures.
         gallery (Callable): Explains a picture again; see :data:`Gallery`. It is asked
             for three pictures of each protocol, method and layer, sweeps left out.
     """
-    run, shown = summary.run, cache(_shown(gallery))
-    chosen = cases(run, records)
+    run, shown = summary.run, cache(gallery)
     versions = {f"version of {name}": of for name, of in run["versions"].items()}
     settings = {"network": run["network"], **run["settings"], **versions}
     settings["started"] = run["started"]
@@ -74,10 +79,14 @@ def write(
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     page = template.render(
         title=run_title(run),
+        ran=what_was_run(summary),
+        verdict=verdict(summary),
+        verdict_note=VERDICT_NOTE,
+        left_out=run["left_out"],
+        glossary=glossary(summary),
         pictures=picture_counts(summary),
         papers=[
-            _paper(summary, protocol, drawings, chosen, shown)
-            for protocol in run["methods"]
+            _paper(summary, protocol, drawings, shown) for protocol in run["methods"]
         ],
         time=timings(summary),
         settings={
@@ -92,8 +101,7 @@ def _paper(
     summary: Summary,
     protocol: str,
     drawings: Sequence[Drawing],
-    chosen: Mapping[tuple[str, str, str], Sequence[_Case]],
-    shown: Callable[[int, int, str, str], tuple[str, str]],
+    shown: Gallery,
 ) -> dict[str, Any]:
     """What the template shows of a paper."""
     paper = PAPERS[protocol]
@@ -110,81 +118,104 @@ def _paper(
         "ranked_by": METRICS[paper.ranked_by].text,
         "gallery": [
             {
-                "method": method,
                 "layer": layer,
-                "cases": [*_gallery(found, method, layer, paper.ranked_by, shown)],
+                "cases": [_case(case, layer, paper.ranked_by, shown) for case in found],
             }
-            for method in summary.run["methods"][protocol]
-            for layer in ["", *summary.run["layers"]]
-            if (found := chosen.get((protocol, method, layer)))
+            for layer in summary.layers(protocol)
+            if (found := cases(summary, protocol, layer))
         ],
     }
 
 
-def _gallery(
-    found: Sequence[_Case],
-    method: str,
-    layer: str,
-    key: str,
-    shown: Callable[[int, int, str, str], tuple[str, str]],
-) -> Iterator[dict[str, str]]:
-    metric = METRICS[key]
-    for rank, value, index, target in found:
-        uri, caption = shown(index, target, method, layer)
+def _case(case: Case, layer: str, key: str, shown: Gallery) -> dict[str, Any]:
+    """A picture, and over it the map of each method."""
+    metric, maps = METRICS[key], []
+    for method in case.values:
+        at = layer if parse_method(method).method.has_layer else ""
+        picture, cam, boxes, caption = shown(case.picture, case.target, method, at)
+        maps.append(resized(cam[None, None], picture.shape[1:])[0])  # (1, H, W)
+    images = [{"uri": _plain(picture, boxes), "name": "the picture", "value": ""}]
+    for (method, value), cam, uri in zip(
+        case.values.items(), maps, _overlaid(picture, maps, boxes), strict=True
+    ):
         number = f"{metric.label} {metric.write(value)}{metric.unit}"
-        yield {"uri": uri, "caption": f"{rank}, {number}: {caption}, by {method}"}
+        if not cam.any():
+            number += "; the map is 0 everywhere"
+        images.append({"uri": uri, "name": method, "value": number})
+    return {"title": f"{case.rank}: {caption}", "images": images}
 
 
-def cases(
-    run: Run, records: Iterable[Record]
-) -> dict[tuple[str, str, str], list[_Case]]:
+def cases(summary: Summary, protocol: str, layer: str) -> list[Case]:
     """
-    The best, the median and the worst map by the paper's main metric.
+    The pictures of the best, the median and the worst mean of the compared methods.
 
-    By protocol, method and layer. Of equal maps the first in the records' order counts.
+    By the paper's main metric, of the pictures for which all methods that have values
+    of it have one. Of equal ones the first in the records' order counts, and none is
+    shown twice.
     """
-    values: dict[tuple[str, str, str], tuple[array[float], array[int]]] = {}
-    compared = {
-        protocol: compared_methods(run, protocol) for protocol in run["methods"]
-    }
-    for record in records:
-        if "method" not in record:
-            continue
-        for protocol in protocols_of(run, record):
-            if record["method"] not in compared[protocol]:
-                continue
-            value = value_of(record, PAPERS[protocol].ranked_by)
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                continue
-            key = protocol, record["method"], record["layer"]
-            known, shown = values.setdefault(key, (array("d"), array("q")))
-            known.append(value)
-            shown.extend((record["index"], record["target"]))
+    key = PAPERS[protocol].ranked_by
+    found: dict[str, dict[int, float]] = {}
+    for method in compared_methods(summary.run, protocol):
+        values = summary.values(protocol, method, layer, key)
+        if values is not None:
+            found[method] = dict(zip(*(of.tolist() for of in values), strict=True))
+    common = sorted(set.intersection(*map(set, found.values()))) if found else []
+    if not common:
+        return []
+    sign = -1 if METRICS[key].higher_is_better else 1
+    means = [math.fsum(of[one] for of in found.values()) for one in common]
+    order = np.argsort(sign * np.array(means), kind="stable").tolist()
+    chosen: dict[int, str] = {}
+    for rank, place in zip(_RANKS, (0, (len(order) - 1) // 2, -1), strict=True):
+        chosen.setdefault(common[order[place]], rank)
+    return [
+        Case(
+            rank,
+            *summary.example(protocol, one),
+            {method: of[one] for method, of in found.items()},
+        )
+        for one, rank in chosen.items()
+    ]
+
+
+def glossary(summary: Summary) -> dict[str, str]:
+    """What the run's metrics are, by the names that tables give them."""
+    keys = dict.fromkeys(itertools.chain(*summary.run["metrics"].values()))
     return {
-        key: [
-            _Case(rank, known[i], shown[2 * i], shown[2 * i + 1])
-            for rank, i in zip(_RANKS, _best_typical_worst(key[0], known), strict=True)
-        ]
-        for key, (known, shown) in values.items()
+        METRICS[key].label: METRICS[key].meaning for key in keys if METRICS[key].meaning
     }
 
 
-def _best_typical_worst(protocol: str, values: Sequence[float]) -> list[int]:
-    sign = -1 if METRICS[PAPERS[protocol].ranked_by].higher_is_better else 1
-    order = np.argsort(sign * np.array(values), kind="stable")
-    return [int(order[rank]) for rank in (0, (len(order) - 1) // 2, -1)]
+def _plain(picture: Tensor, boxes: Tensor) -> str:
+    """The picture with its boxes, as a data URI."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1)  # (H, W, 3)
+    image = Image.fromarray(pixels.cpu().numpy())
+    draw = ImageDraw.Draw(image)
+    for box in boxes.tolist():
+        draw.rectangle(box, outline="white", width=max(1, image.width // 100))
+    return _jpeg(image)
 
 
-def _shown(gallery: Gallery) -> Callable[[int, int, str, str], tuple[str, str]]:
-    def draw(index: int, target: int, method: str, layer: str) -> tuple[str, str]:
-        """The picture beside its map, as a data URI, and a caption."""
-        picture, cam, boxes, caption = gallery(index, target, method, layer)
-        figure = panel(picture[None], {method: cam[None]}, boxes=[boxes])
-        file = io.BytesIO()
-        figure.savefig(file, format="jpeg", dpi=110, pil_kwargs={"quality": 85})
-        return _uri("jpeg", file.getvalue()), caption
+def _overlaid(picture: Tensor, maps: Sequence[Tensor], boxes: Tensor) -> list[str]:
+    """Each map over the picture, cut out of one figure, which is quicker than many."""
+    number = len(maps)
+    images = picture.expand(number, -1, -1, -1)  # (M, 3, H, W)
+    figure = overlay(images, torch.stack([*maps]), boxes=[boxes] * number)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi="figure")
+    whole = Image.open(file).convert("RGB")
+    uris = []
+    for axes in figure.axes[:number]:
+        x0, y0, x1, y1 = axes.get_window_extent().extents
+        top, bottom = whole.height - round(y1), whole.height - round(y0)
+        uris.append(_jpeg(whole.crop((round(x0), top, round(x1), bottom))))
+    return uris
 
-    return draw
+
+def _jpeg(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, format="jpeg", quality=88)
+    return _uri("jpeg", file.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:

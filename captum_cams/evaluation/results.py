@@ -261,7 +261,7 @@ def _fixed_facts(run: Run) -> dict[str, object]:
     others = {
         "methods by protocol" if key == "methods" else key: value
         for key, value in run.items()
-        if key not in ("settings", "versions", "notes", "started")
+        if key not in ("settings", "versions", "notes", "left_out", "started")
     }
     # What JSON makes of tuples counts as the same.
     facts: dict[str, object] = json.loads(

@@ -1,6 +1,7 @@
 """The run: batches of pictures dealt out to processes, explained, measured, kept."""
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,19 @@ import torch
 from torch.nn import Module
 from tqdm import tqdm
 
-from captum_cams._validation import check_choice, check_count, check_flags, check_seed
+from captum_cams._validation import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_seed,
+    warn,
+)
 from captum_cams.evaluation import figures, report, tables
 from captum_cams.evaluation.batches import (
     explain_again,
     explain_batch,
     explain_randomized,
+    warm_up,
 )
 from captum_cams.evaluation.datasets import open_dataset
 from captum_cams.evaluation.errors import UserError
@@ -273,6 +281,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
 
 def _run(plan: Plan, folder: Path, team: Team, show_progress: bool) -> Records:
     """The batches that are not done yet, and the summary of all."""
+    if team.rank == 0 and plan.run["left_out"]:
+        _tell_left_out(plan.run["left_out"], show_progress)
     check_same_run(folder, plan.run)
     team.wait()
     if team.rank == 0:
@@ -292,6 +302,15 @@ def _run(plan: Plan, folder: Path, team: Team, show_progress: bool) -> Records:
     return records
 
 
+def _tell_left_out(sentences: Sequence[str], show: bool) -> None:
+    """At the start, as results without it are easily taken for all."""
+    if show:
+        tqdm.write(f"captum-cams: {'. '.join(sentences)}", file=sys.stderr)
+        return
+    for sentence in sentences:
+        warn(sentence)
+
+
 def _work(
     plan: Plan, folder: Path, batches: Sequence[int], team: Team, show: bool
 ) -> None:
@@ -307,6 +326,8 @@ def _work(
             disable=not show or team.rank > 0,
         ) as bar,
     ):
+        if batches:
+            warm_up(plan, batches[0])
         for number in batches:
             writer.add(number, explain_batch(plan, number))
             bar.update(len(plan.batch(number)))
@@ -321,4 +342,4 @@ def _summarize(folder: Path, plan: Plan, records: Records) -> None:
     again = partial(explain_again, plan)
     randomized = partial(explain_randomized, plan)
     drawings = figures.write(folder, summary, records, again, randomized)
-    report.write(folder, summary, records, drawings, again)
+    report.write(folder, summary, drawings, again)

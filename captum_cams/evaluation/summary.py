@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap  # type: ignore[attr-defined]
 
+from captum_cams.evaluation.intervals import Interval, of_mean, wilson
 from captum_cams.evaluation.metrics import ABSENT, METRICS, value_of
 from captum_cams.evaluation.papers import PAPERS
 from captum_cams.evaluation.records import Explained, Record, Run
@@ -22,6 +23,9 @@ from captum_cams.evaluation.records import Explained, Record, Run
 Array = NDArray[np.float64]
 
 _RESAMPLES = 2000  # of the bootstrap
+FEWEST = 6
+"""Maps on which two methods must differ before one is called better: were either as
+likely to be ahead, 5 maps would agree by chance in 6% of all cases, 6 in 3%."""
 
 
 class Mean(NamedTuple):
@@ -31,6 +35,8 @@ class Mean(NamedTuple):
     standard_error: float | None
     number: int
     missing: int = 0
+    interval: Interval | None = None
+    """Of 95%, where the values are 0 or 1: their standard error is 0 if all agree."""
 
 
 class Difference(NamedTuple):
@@ -39,11 +45,13 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
+    apart: int
+    """The number of maps on which they differ."""
 
     @property
     def is_noise(self) -> bool:
-        """Whether the interval holds 0."""
-        return self.low <= 0 <= self.high
+        """Whether the interval holds 0, or the maps are too few for an interval."""
+        return self.low <= 0 <= self.high or self.apart < FEWEST
 
 
 class Means:
@@ -136,10 +144,12 @@ class Summary:
             ]
             for protocol, keys in run["metrics"].items()
         }
+        self._shown: dict[str, array[int]] = {key: array("q") for key in run["methods"]}
         self._examples: dict[tuple[str, str, str], array[int]] = {}
         self._values: dict[tuple[str, str, str, str], array[float]] = {}
         self._means: dict[_Key, Means] = {}
         self._costs: dict[tuple[str, str], Means] = {}
+        cost = _BatchCosts(self._costs)
         last = -1
         last_used: dict[str, tuple[int, int]] = {}
         for record in records:
@@ -157,11 +167,12 @@ class Summary:
                 before = last_used.get(protocol, (-1, -1))
                 last_used[protocol] = now = index, record["target"]
                 self.pictures[protocol] += before[0] != index
-                self.targets[protocol] += before != now
+                if before != now:
+                    self.targets[protocol] += 1
+                    self._shown[protocol].extend(now)
                 self._add(protocol, record)
-            of = record["method"], record["layer"]
-            cost = np.array([record["seconds"], record["passes"]])
-            self._costs.setdefault(of, Means(2)).add(cost)
+            cost.add(record)
+        cost.close()
         present = {of_class for *_, of_class in self._means}
         self.classes = sorted(of_class for of_class in present if of_class)
         self._named = Counter(name for _, name in self.classes)
@@ -206,7 +217,7 @@ class Summary:
             means = self._means.get((protocol, method, name, of_class))
             layout = self._layouts[protocol][of_class is not None]
             if means is not None and metric in layout.start:
-                return means[layout.start[metric] + position]
+                return _with_interval(means[layout.start[metric] + position], metric)
         return Mean(None, None, 0)
 
     def across(
@@ -240,7 +251,7 @@ class Summary:
         None for all where nothing is ranked or nothing can be compared, and for methods
         without values. The best differs by 0 from itself.
         """
-        rows = [self._numbers(protocol, method, layer, metric) for method in methods]
+        rows = [self.values(protocol, method, layer, metric) for method in methods]
         means = [np.nanmean(row[1]) if row is not None else math.nan for row in rows]
         if sum(not math.isnan(mean) for mean in means) < 2:
             return [None] * len(methods)
@@ -251,10 +262,15 @@ class Summary:
             for row in rows
         ]
 
-    def _numbers(
+    def example(self, protocol: str, number: int) -> tuple[int, int]:
+        """The index and the target of an example, which count from 1."""
+        index, target = self._shown[protocol][2 * number - 2 : 2 * number]
+        return index, target
+
+    def values(
         self, protocol: str, method: str, layer: str, metric: str
     ) -> tuple[NDArray[np.int64], Array] | None:
-        """The examples with a value, and their values."""
+        """The numbers of the examples that have a value, and the values."""
         for name in (layer, ""):
             values = self._values.get((protocol, method, name, metric))
             if values is not None:
@@ -265,7 +281,7 @@ class Summary:
         return None
 
     def cost(self, method: str, layer: str, passes: bool = False) -> Mean:
-        """The seconds that a picture takes, or the passes."""
+        """The seconds that a picture takes, or the passes; one sample a batch."""
         means = self._costs.get((method, layer)) or self._costs.get((method, ""))
         return means[int(passes)] if means else Mean(None, None, 0)
 
@@ -278,6 +294,7 @@ class Summary:
         each = [mean for mean in each if mean.number]
         if not each:
             return Mean(None, None, 0)
+        intervals = [mean.interval for mean in each]
         errors = [mean.standard_error for mean in each]
         known = [error for error in errors if error is not None]
         squares = math.fsum(error * error for error in known)
@@ -285,10 +302,20 @@ class Summary:
             math.fsum(mean.mean or 0 for mean in each) / len(each),
             math.sqrt(squares) / len(each) if len(known) == len(each) else None,
             len(each),
+            interval=of_mean(
+                [mean.mean or 0 for mean in each],
+                [interval for interval in intervals if interval is not None],
+            )
+            if METRICS[metric].yes_or_no
+            else None,
         )
 
     def rows(self) -> Iterator[list[object]]:
-        """The long form: protocol, method, layer, category, metric and its mean."""
+        """
+        The long form: protocol, method, layer, category, metric and its mean.
+
+        With the ends of its interval, where it has one.
+        """
         layers = ["", *self.run["layers"]]
         for protocol, methods in self.run["methods"].items():
             for method, layer in itertools.product(methods, layers):
@@ -299,14 +326,55 @@ class Summary:
                     category = self.label(of_class) if of_class else "all"
                     texts = self._layouts[protocol][of_class is not None].texts
                     for position, text in enumerate(texts):
-                        mean = means[position]
+                        mean = _with_interval(means[position], text.partition("[")[0])
                         if mean.number or mean.missing:
-                            yield [*of, category, text, *mean]
+                            yield [*of, category, text, *_flat(mean)]
                 if (*of, None) in self._means:
                     for metric in _over_classes(protocol):
                         mean = self.over_classes(*of, metric)
                         if mean.number:
-                            yield [*of, "mean of classes", metric, *mean]
+                            yield [*of, "mean of classes", metric, *_flat(mean)]
+
+
+class _BatchCosts:
+    """
+    Seconds and passes, of which a batch is one sample.
+
+    Its pictures go through the network together, and their shares of one time are not
+    so many times.
+    """
+
+    def __init__(self, means: dict[tuple[str, str], Means]) -> None:
+        self._means = means
+        self._batch: dict[tuple[str, str], Means] = {}
+        self._number = -1
+
+    def add(self, record: Explained) -> None:
+        """A record; those of a batch follow each other."""
+        if record["explained_in"] != self._number:
+            self.close()
+            self._number = record["explained_in"]
+        of = record["method"], record["layer"]
+        cost = np.array([record["seconds"], record["passes"]])
+        self._batch.setdefault(of, Means(2)).add(cost)
+
+    def close(self) -> None:
+        """The batch is over."""
+        for of, means in self._batch.items():
+            cost = np.array([means[0].mean, means[1].mean])
+            self._means.setdefault(of, Means(2)).add(cost)
+        self._batch = {}
+
+
+def _with_interval(mean: Mean, metric: str) -> Mean:
+    """A share of answers of yes or no with its interval."""
+    if mean.mean is None or not METRICS[metric].yes_or_no:
+        return mean
+    return mean._replace(interval=wilson(mean.mean, mean.number))
+
+
+def _flat(mean: Mean) -> list[object]:
+    return [*mean[:4], *(mean.interval or (None, None))]
 
 
 def _by_class(protocol: str, keys: Sequence[str]) -> list[str]:
@@ -329,9 +397,9 @@ def _difference(
     if len(here) < 2:
         return None
     differences = row[1][here] - best[1][there]
-    mean = float(differences.mean())
+    mean, apart = float(differences.mean()), int(np.count_nonzero(differences))
     if (differences == differences[0]).all():
-        return Difference(mean, mean, mean)
+        return Difference(mean, mean, mean, apart)
     found: Any = bootstrap(
         (differences,),
         np.mean,
@@ -340,7 +408,7 @@ def _difference(
         method="percentile",
         random_state=np.random.default_rng(0),
     ).confidence_interval
-    return Difference(mean, float(found.low), float(found.high))
+    return Difference(mean, float(found.low), float(found.high), apart)
 
 
 def protocols_of(run: Run, record: Explained) -> list[str]:

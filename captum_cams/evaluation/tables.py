@@ -22,20 +22,30 @@ from captum_cams.evaluation.papers import (
     Table,
 )
 from captum_cams.evaluation.records import Run
-from captum_cams.evaluation.summary import Difference, Mean, Summary
+from captum_cams.evaluation.shared_path import shares_path
+from captum_cams.evaluation.summary import FEWEST, Difference, Mean, Summary
 
 _MOST_CLASSES = 20  # that a table lists
 _MOST_REASONS = 20
+UNDEFINED = "undefined"
+"""Of a mean whose maps all have no value, unlike one of no maps."""
+VERDICT_NOTE = (
+    "A method is ahead of another if, on the same pictures, the bootstrap interval of "
+    "95% of their difference does not hold 0, and they differ on "
+    f"{FEWEST} of them or more. That is of these pictures and this network."
+)
 NO_VALUE = "\N{EN DASH}"
-_SECONDS = Metric("time", None, False, form=".3g", scale=1, unit="s")
-_PASSES = Metric("passes", None, False, form=".4g", scale=1, unit="")
+"""Of a difference that cannot be taken."""
+_SECONDS = Metric("time", form=".3g", scale=1, unit="s")
+_PASSES = Metric("passes", form=".4g", scale=1, unit="")
 
 
 class Cell(NamedTuple):
-    """A mean with its standard error as text."""
+    """A mean as text, with what says how sure it is."""
 
     mean: str
-    error: str = ""
+    spread: str = ""
+    """Its standard error, the interval of a share, or that there is nothing of it."""
     best: bool = False
     """Whether it is the best, or differs from it by no more than noise."""
     difference: str = ""
@@ -43,8 +53,8 @@ class Cell(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Mean and standard error."""
-        return f"{self.mean} ± {self.error}" if self.error else self.mean
+        """All but the difference."""
+        return f"{self.mean} {self.spread}".rstrip()
 
 
 class Sheet(NamedTuple):
@@ -69,29 +79,39 @@ def cells(
     With paired differences the best is marked, and with it all that it does not beat by
     more than noise; nothing is marked where that is true of all.
     """
-
-    def text(value: float | None) -> str:
-        return "" if value is None else metric.write(value)
-
     differences = differences or [None] * len(means)
     marks = [found is not None and found.is_noise for found in differences]
     apart = any(found is not None and not found.is_noise for found in differences)
     return [
-        Cell(
-            text(mean.mean) or NO_VALUE,
-            text(mean.standard_error),
-            mark and apart,
-            _interval(found, metric),
-        )
+        Cell(*_written(mean, metric), mark and apart, _interval(found, metric))
         for mean, mark, found in zip(means, marks, differences, strict=True)
     ]
 
 
+def _written(mean: Mean, metric: Metric) -> tuple[str, str]:
+    """A mean, and how sure it is."""
+    if mean.mean is None:
+        return (UNDEFINED if mean.missing else metric.if_absent), ""
+    spread = ""
+    if mean.interval is not None:
+        low, high = map(metric.write, mean.interval)
+        spread = f"[{low}, {high}]"
+    elif mean.standard_error == 0:
+        spread = f"({mean.number} alike)"
+    elif mean.standard_error is not None:
+        spread = f"± {metric.write(mean.standard_error)}"
+    if mean.missing:
+        spread += f" ({mean.number} of {mean.number + mean.missing})"
+    return metric.write(mean.mean), spread.lstrip()
+
+
 def _interval(found: Difference | None, metric: Metric) -> str:
     """A difference and its interval, nothing for that of the best to itself."""
-    if found is None or found == (0, 0, 0):
+    if found is None or found == (0, 0, 0, 0):
         return ""
-    mean, low, high = map(metric.write, found)
+    mean, low, high = map(metric.write, found[:3])
+    if found.apart < FEWEST:
+        return f"{mean} (of {found.apart})"
     return f"{mean} [{low}, {high}]"
 
 
@@ -165,15 +185,22 @@ def _differences(
 ) -> Iterator[Sheet]:
     """Paired differences to the best method, where there are any."""
     shown = [
-        (names, [Cell(cell.difference or NO_VALUE, "", cell.best) for cell in row])
+        (names, [Cell(cell.difference or NO_VALUE, best=cell.best) for cell in row])
         for names, row in rows
         if any(cell.difference for cell in row)
     ]
     if shown:
         note = (
             "On the same maps, to the best of the row, with a bootstrap interval of "
-            "95%. Bold: the best, and those whose interval holds 0."
+            "95%."
         )
+        if any("(of " in cell.mean for _, row in shown for cell in row):
+            note += (
+                " (of n): the methods differ on n maps alone, too few to tell them "
+                f"apart, which takes {FEWEST}."
+            )
+        if any(cell.best for _, row in shown for cell in row):
+            note += " Bold: the best, and those whose difference may be noise."
         yield Sheet(f"{title}: differences", layer, [""], methods, shown, note)
 
 
@@ -256,8 +283,13 @@ def _printed(summary: Summary, protocol: str, table: Table) -> Iterator[Sheet]:
         yield Sheet(f"{table.title}, as printed", "", [""], methods, body, note)
 
 
+def _cost(cell: Cell) -> Cell:
+    """Without a remark on equal numbers, which passes often are."""
+    return cell._replace(spread=cell.spread if "±" in cell.spread else "")
+
+
 def timings(summary: Summary) -> list[Sheet]:
-    """Seconds and passes of a picture, by method and layer."""
+    """Seconds and passes of a picture, by method and layer; none is called best."""
     run = summary.run
     methods = list(dict.fromkeys(itertools.chain(*run["methods"].values())))
     settings = run["settings"]
@@ -270,6 +302,10 @@ def timings(summary: Summary) -> list[Sheet]:
     shared = ""
     if len(run["layers"]) > 1:
         shared = " Layers that one call explains share its cost."
+    path = shares_path([parse_method(method) for method in methods])
+    if path:
+        names = ", ".join(spec.label for spec in path)
+        shared += f" {names} are explained along one path, in equal parts."
     sheets = []
     for metric, title, what in (
         (_SECONDS, "Time a picture by layer (Table 3)", "Seconds"),
@@ -279,12 +315,20 @@ def timings(summary: Summary) -> list[Sheet]:
             [summary.cost(method, layer, metric is _PASSES) for method in methods]
             for layer in run["layers"]
         ]
-        columns = [cells(means, metric) for means in sides]
+        columns = [[*map(_cost, cells(means, metric))] for means in sides]
         rows = [
             ((method,), row)
             for method, row in zip(methods, zip(*columns, strict=True), strict=True)
         ]
-        note = f"{what} for the map alone{where}, ± standard error.{shared}"
+        counts = [mean.number for mean in itertools.chain(*sides) if mean.number]
+        most = max(counts, default=0)
+        note = (
+            f"{what} for the map alone{where}, after a warm-up. One sample is a "
+            f"batch, of which there are {most}; methods take turns in being the first."
+        )
+        if any("±" in cell.spread for _, row in rows for cell in row):
+            note += " ±: standard error over batches."
+        note += shared
         unit = f", {metric.unit}" if metric.unit else ""
         title = f"{title}{unit}{metric.arrow}"
         sheets.append(Sheet(title, "", ["Method"], run["layers"], rows, note))
@@ -296,6 +340,82 @@ def timings(summary: Summary) -> list[Sheet]:
     return sheets
 
 
+def what_was_run(summary: Summary) -> str:
+    """Network, data, layers, methods and pictures in a sentence."""
+    run = summary.run
+    data = run["settings"].get("dataset")
+    labels = dict.fromkeys(
+        itertools.chain(
+            *(compared_methods(run, protocol) for protocol in run["methods"])
+        )
+    )
+    used = max(summary.pictures.values(), default=0)
+    pictures = "1 picture" if used == 1 else f"{used} pictures"
+    layers = f", at {_listed(run['layers'])}" if run["layers"] else ""
+    of = f" of {data}" if data else ""
+    return (
+        f"On {pictures}{of}, {run['network']} was explained{layers}, by "
+        f"{_listed([*labels])}."
+    )
+
+
+def verdict(summary: Summary) -> list[str]:
+    """
+    For each metric with a direction, which method is best and which may be.
+
+    In sentences, of the same paired differences that the tables mark.
+    """
+    lines = []
+    for protocol in summary.run["methods"]:
+        methods = compared_methods(summary.run, protocol)
+        layers = summary.layers(protocol)
+        for layer, key in itertools.product(layers, summary.run["metrics"][protocol]):
+            metric = METRICS[key]
+            if metric.higher_is_better is None or metric.at(summary.run) != [None]:
+                continue
+            means = summary.across(protocol, methods, layer, key)
+            if any(mean.mean is not None for mean in means):
+                found = summary.differences(protocol, methods, layer, key)
+                where = f" at {layer}" if len(layers) > 1 else ""
+                what = f"{PAPERS[protocol].title}, {metric.label}{where}: "
+                lines.append(what + _best(methods, means, found, metric))
+    return lines or ["Nothing was measured by which one method could be better."]
+
+
+def _best(
+    methods: Sequence[str],
+    means: Sequence[Mean],
+    differences: Sequence[Difference | None],
+    metric: Metric,
+) -> str:
+    """Of the methods with a value: the best, those near it, or that none is told."""
+    known = [
+        (method, mean.mean, found)
+        for method, mean, found in zip(methods, means, differences, strict=True)
+        if mean.mean is not None
+    ]
+    if len(known) < 2:
+        return f"{known[0][0]} alone has values, so that there is nothing to compare."
+    high = metric.higher_is_better
+    order = sorted(known, key=lambda one: -one[1] if high else one[1])
+    first, value, _ = order[0]
+    shown = f"{metric.write(value)}{metric.unit}"
+    beaten = [found is not None and not found.is_noise for _, _, found in order]
+    near = [one[0] for one, behind in zip(order, beaten, strict=True) if not behind][1:]
+    if not any(beaten):
+        equal = order[-1][1] == value
+        lead = f"all have {shown}" if equal else f"{first} leads with {shown}"
+        return f"{lead}, and no method can be told from another."
+    if not near:
+        return f"{first} is best with {shown}, ahead of all others."
+    are = "is" if len(near) == 1 else "are"
+    return f"{first} is best with {shown}; {_listed(near)} {are} within noise of it."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def _has_values(means: Iterable[Mean]) -> bool:
     """Whether any record has these metrics, be it without a value."""
     return any(mean.number or mean.missing for mean in means)
@@ -304,19 +424,36 @@ def _has_values(means: Iterable[Mean]) -> bool:
 def _note(
     means: Sequence[Mean], rows: Sequence[tuple[Sequence[str], Sequence[Cell]]]
 ) -> str:
-    """Says what the means are of, how many had no value, and what is bold."""
+    """Says what the means are of, and how to read what stands beside them."""
     counts = [mean.number for mean in means if mean.number] or [0]
     low, high = min(counts), max(counts)
     text = f"{low}" if low == high else f"{low} to {high}"
-    note = f"Means of {text} maps each, ± standard error."
-    if high == 1:
-        note = "Of one map each."
-    missing = sum(mean.missing for mean in means)
-    if missing:
-        note += f" Without a value and left out: {missing}."
-    if any(cell.best for _, row in rows for cell in row):
-        note += " Bold: the best, and those that differ from it by no more than noise."
-    return note
+    every = [cell for _, row in rows for cell in row]
+    notes = ["Of one map each." if high == 1 else f"Means of {text} maps each."]
+    if high == 0:
+        notes = []
+    if any("±" in cell.spread for cell in every):
+        notes.append("±: standard error.")
+    if any(mean.interval for mean in means):
+        notes.append("[low, high]: Wilson's interval of 95% of a share.")
+    if any("alike" in cell.spread for cell in every):
+        notes.append(
+            "(n alike): all n maps have this value, of which no error can be told."
+        )
+    if any(" of " in cell.spread for cell in every):
+        notes.append("(n of m): of m maps only n have a value.")
+    if any(cell.mean == UNDEFINED for cell in every):
+        notes.append(
+            f"{UNDEFINED}: no map has a value, as where maps are 0 everywhere or a "
+            "picture has no box."
+        )
+    if any(cell.mean == Metric.if_absent for cell in every):
+        notes.append(f"{Metric.if_absent}: not asked for.")
+    if any(cell.best for cell in every):
+        notes.append(
+            "Bold: the best, and those that differ from it by no more than noise."
+        )
+    return " ".join(notes)
 
 
 def write(out: Path, summary: Summary) -> None:
@@ -330,7 +467,8 @@ def write(out: Path, summary: Summary) -> None:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     keys = ["protocol", "method", "layer", "category", "metric"]
-    writer.writerow([*keys, "mean", "standard_error", "count", "missing"])
+    of_mean = ["mean", "standard_error", "count", "missing", "low", "high"]
+    writer.writerow([*keys, *of_mean])
     writer.writerows(summary.rows())
     write_text(out / "summary.csv", file.getvalue())
     write_text(out / "summary.md", _markdown(summary))
@@ -411,6 +549,17 @@ def empty_message(protocol: str) -> str:
 def _markdown(summary: Summary) -> str:
     lines = [f"# {_escape_markdown(run_title(summary.run))}", ""]
     lines += [f"- {_escape_markdown(line)}" for line in picture_counts(summary)]
+    if summary.run["left_out"]:
+        lines += ["", "## Left out", ""]
+        lines += [f"- {_escape_markdown(line)}." for line in summary.run["left_out"]]
+    lines += [
+        "",
+        "## What the data support",
+        "",
+        _escape_markdown(what_was_run(summary)),
+    ]
+    lines += ["", VERDICT_NOTE, ""]
+    lines += [f"- {_escape_markdown(line)}" for line in verdict(summary)]
     for protocol in summary.run["methods"]:
         lines += ["", f"## {PAPERS[protocol].title}", ""]
         if not summary.pictures[protocol]:
