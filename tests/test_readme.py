@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING show runs."""
+"""What README, the measured tables and CONTRIBUTING show runs."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,7 @@ from tests.models import network, random
 RESULTS = {"BoxOverlap", "PointingAccuracy"}
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+MEASURED = ROOT / "tutorials/MEASURED.md"
 
 
 def run(file):
@@ -24,6 +25,17 @@ def run(file):
 
 def test_the_example_runs():
     assert run(README)["full_size"].shape == (4, 1, 128, 128)
+
+
+def test_the_measured_tables_tell_their_commands():
+    run(MEASURED)
+    sections = MEASURED.read_text().split("\n## ")[1:]
+    command = re.compile(r"python -m\s+tests\.benchmarks\s+(\w+)|captum-cams evaluate")
+    for section in sections:
+        found = list(command.finditer(section))
+        assert found, section[:40]
+        for name in filter(None, (match[1] for match in found)):
+            assert (ROOT / f"tests/benchmarks/{name}.py").exists()
 
 
 def test_the_method_that_contributors_are_shown():
