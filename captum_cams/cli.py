@@ -161,9 +161,12 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from captum_cams.evaluation import evaluate
+    from captum_cams.evaluation.processes import keep_freed_memory
 
     first = int(os.environ.get("RANK", 0)) == 0
     shown = first and not options.quiet
+    if options.model is None and options.preset is None:  # a small network
+        keep_freed_memory()
     records = evaluate(**_arguments(options), show_progress=shown)
     if not first:
         return

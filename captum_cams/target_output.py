@@ -123,7 +123,7 @@ class TargetOutput:
         if self.output_func is not None:
             output = self.output_func(output)
         target = None if self.target is None else self.target[examples]  # (B, d)
-        y = _check_output(output, len(examples), target)
+        y = _check_output(output, len(examples), target, self.num_examples)
         return self.select(y, target)
 
     def select(self, output: Tensor, target: Tensor | None) -> Tensor:

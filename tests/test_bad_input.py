@@ -21,7 +21,15 @@ from captum_cams.baselines import black, blurred, constant, neutral, uniform_noi
 from captum_cams.evaluation import evaluate
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.path import blur_path, quadrature, reparametrized
+from captum_cams.targets import (
+    ClassContrast,
+    DetectionScore,
+    EmbeddingSimilarity,
+    NegativeDistance,
+    SegmentationScore,
+)
 from captum_cams.visualization import blend, curves, overlay, panel
+from tests.methods import OURS, explain
 from tests.models import Function, TwoPart, network, random
 
 SCORES = [
@@ -268,11 +276,11 @@ PATH = [3, None, [WORD]]
 BASELINE = [WORD, [0.5], NAN, -INF, COMPLEX, X * NAN, X[:, :1], X * COMPLEX]
 CURVES = [WORD, 3, [X], {1: X}, {"a": [1.0]}]
 KINDS = [
-    (COUNT, "n_steps groups n_masks nt_samples batch_size limit kernel_size blur_kernel_size"),
+    (COUNT, "n_steps groups n_masks nt_samples n_references batch_size limit kernel_size blur_kernel_size"),
     (COUNT, "internal_batch_size max_examples_per_batch num_classes"),
-    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level"),
-    (NUMBER, "eps lr top_fraction alpha"),
-    (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients"),
+    (NUMBER, "tolerance probability channel_fraction denoise_percentile sigma blur_sigma stdevs noise_level gamma"),
+    (NUMBER, "eps lr top_fraction alpha min_iou weight"),
+    (FLAG, "attribute_to_layer_input relu_attributions attr_dim_summation use_gradients flip"),
     (FLAG, "return_convergence_delta return_alphas show_progress"),
     (FUNCTION, "forward_func path confidence_func output_func reshape_transform f explain attribute"),
     (CHOICE, "method weighting mode dataset protocol preset resize reduction"),
@@ -399,6 +407,7 @@ def public():
             f.__name__: f
             for f in (overlay, panel, blend, curves, GroupCamBlend, evaluate)
         },
+        **{kind.__name__: kind for kind in SCORES},
     }
     for name, function in named_functions.items():
         known = inspect.signature(function).parameters
@@ -506,7 +515,11 @@ FORMS = {
     "picture": (Image.new("RGB", (12, 12)), "got Image; convert pictures with torchvision.transforms.functional.to_tensor(), and .unsqueeze(0)"),
     "list": (PICTURES.tolist(), "got list"),
 }  # fmt: skip
-TAKE_INTEGERS = (GradientCamAttribution, captum_cams.LayerAblationCam)
+TAKE_INTEGERS = (
+    GradientCamAttribution,
+    captum_cams.LayerAblationCam,
+    captum_cams.LayerEigenCam,
+)
 
 
 def convolutional():

@@ -469,6 +469,9 @@ def test_bytes_that_are_no_weights(whole, data, folder, capsys):
 HELP, MISSING = ["--help"], ["explain", "missing.png"]
 
 
+SHAPES = ["--model", "captum_cams.examples:shapes_model", "--size", "128"]
+
+
 def run(arguments):
     """The exit code of a command, also of one that argparse ends."""
     try:
@@ -504,7 +507,7 @@ def test_a_reader_may_stop_reading_while_pictures_are_explained(
 ):
     with broken_pipe() as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        assert run(["explain", str(folder / "good.png")]) == 141
+        assert run(["explain", str(folder / "good.png"), *SHAPES]) == 141
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
 
@@ -543,7 +546,7 @@ def test_a_terminal_of_few_letters(folder, monkeypatch):
     name = shutil.copy(folder / "good.png", folder / "zähler 山.png")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    options = ["--methods", "grad-cam", "--out", str(folder)]
+    options = [*SHAPES, "--methods", "grad-cam", "--out", str(folder)]
     assert run(["explain", str(name), *options]) == 0
     assert rb"z\xe4hler \u5c71.png: " in stream.buffer.getvalue()
 

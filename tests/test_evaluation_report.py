@@ -900,3 +900,7 @@ def test_sweeps_are_apart_and_other_arguments_are_not():
     assert tables.compared_methods(run, "group-cam") == [names[0], *names[3:]]
     run = a_run(methods={"group-cam": ABLATIONS[:1]})
     assert tables.compared_methods(run, "group-cam") == ABLATIONS[:1]
+    # What was asked for by name is compared with all others.
+    run = a_run(methods={"group-cam": names})
+    run["settings"] = {**run["settings"], "methods": names}
+    assert tables.compared_methods(run, "group-cam") == names

@@ -183,6 +183,9 @@ def test_values_are_those_of_the_metrics_called_by_hand(tmp_path, no_report):
                 "insertion_auc": metrics.insertion_auc(*of_model, **curves),
                 "deletion_auc": metrics.deletion_auc(*of_model, **curves),
                 "overall": metrics.overall(*of_model, **curves),
+                "road": metrics.road(*of_model, target=target),
+                "complexity": metrics.complexity(full),
+                "sparseness": metrics.sparseness(full),
                 **{
                     f"box_overlap.{part}": value
                     for part, value in overlap._asdict().items()
@@ -758,7 +761,9 @@ def test_small_pictures_are_blurred_in_proportion(pictures, no_report, tmp_path)
 
 
 def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_report):
-    monkeypatch.setattr(plan.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "captum_cams.evaluation.methods.util.find_spec", lambda name: None
+    )
     arguments = {"limit": 1, "size": 64, "protocol": "group-cam"}
     with pytest.raises(ValueError, match=r"^xrai needs skimage; pip install 'captum-"):
         evaluate("out", methods=["xrai"], **arguments)
@@ -776,7 +781,9 @@ def test_what_needs_another_library_is_not_left_out_silently(monkeypatch, no_rep
 
 
 def test_what_is_left_out_is_said_in_a_line_at_the_start(monkeypatch, capsys):
-    monkeypatch.setattr(plan.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "captum_cams.evaluation.methods.util.find_spec", lambda name: None
+    )
     monkeypatch.setattr(runner, "explain_batch", raises(KeyboardInterrupt))
     options = ["evaluate", "--limit", "1", "--size", "64", "--protocol", "group-cam"]
     assert cli.main([*options, "--out", "here"]) == 130

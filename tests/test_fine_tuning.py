@@ -351,7 +351,7 @@ def test_a_stopped_command_says_that_it_goes_on(monkeypatch, capsys):
     def stopped(**arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "fine_tune", stopped)
+    monkeypatch.setattr("captum_cams.evaluation.fine_tuning.fine_tune", stopped)
     assert cli.main(["fine-tune"]) == 130
     assert "stopped; the same command goes on from here" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import pickle
 import re
 import threading
 import warnings
+import weakref
 from functools import partial
 
 import pytest
@@ -136,9 +137,10 @@ def test_metrics_tell_of_training_mode_once():
 
 def test_another_threads_training_is_left_alone():
     model, other = network(), nn.BatchNorm2d(6).double().train()
+    elsewhere = weakref.ref(other)  # no part of the model
 
     def aside(x):
-        thread = threading.Thread(target=other, args=(x.detach(),))
+        thread = threading.Thread(target=elsewhere(), args=(x.detach(),))
         thread.start()
         thread.join()
         return x

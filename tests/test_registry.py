@@ -12,7 +12,13 @@ from captum.attr import Attribution, LayerAttribution, LayerGradCam, Saliency
 from PIL import Image
 from torch import nn
 
-from captum_cams import LayerHiResCam, LayerRSIGradCam, _explain, cli
+from captum_cams import (
+    LayerHiResCam,
+    LayerPathIntegrals,
+    LayerRSIGradCam,
+    _explain,
+    cli,
+)
 from captum_cams.attr.gradient_cams import GradientCamAttribution
 from captum_cams.attr.registry import METHODS, Method, register
 from captum_cams.attr.rsi_grad_cam import ConductanceIntegrand

@@ -38,7 +38,7 @@ class LayerFinerCam(GradientCamAttribution):
 
     The classes D are those whose scores are next to the target's. For one of them
     that is the paper's :math:`y^c - \gamma y^d`; several are weighted by their
-    probabilities as the authors' code does (there :math:`\gamma` is `alpha`), through
+    probabilities, as in pytorch-grad-cam (whose `alpha` is :math:`\gamma`), through
     which the gradient runs, too. Scores are those before a softmax.
 
     With :math:`\gamma = 0`, and of an output of a single number, that is Grad-CAM. The
@@ -85,9 +85,9 @@ class LayerFinerCam(GradientCamAttribution):
             target (int, tuple, Tensor or list, optional): As there; of an output of
                 several axes, (N, C, ...), classes lie along the first.
             gamma (float): How much of the other classes is taken off, at least 0.
-                Default: 1.0, as in the authors' code
+                Default: 1.0, as in pytorch-grad-cam
             n_references (int): Number of the classes in D, at least 1; all others where
-                there are fewer. Default: 3, as in the authors' code
+                there are fewer. Default: 3, as in pytorch-grad-cam
 
         Returns:
             *Tensor* of **maps**, (N, 1, \*layer spatial), in the layer's dtype and

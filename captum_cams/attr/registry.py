@@ -208,7 +208,7 @@ def register(name: str, **declaration: Any) -> Callable[[A], A]:
 
     Commands and :func:`captum_cams.evaluation.evaluate` take it by its name from then
     on. On the command line, where nothing imports the class before, it is named with
-    its module: ``captum-cams explain cat.jpg --methods my_module:MyCam``.
+    its module: ``captum-cams evaluate --methods my_module:MyCam``.
     ``METHODS["my-cam"] = Method(MyCam)`` does the same for a class that is there.
 
     Args:

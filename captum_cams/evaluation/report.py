@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -20,8 +19,7 @@ from captum_cams.evaluation.figures import Drawing, Gallery
 from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS
 from captum_cams.evaluation.papers import PAPERS
-from captum_cams.evaluation.records import Record, Run
-from captum_cams.evaluation.summary import Summary, protocols_of
+from captum_cams.evaluation.summary import Summary
 from captum_cams.evaluation.tables import (
     VERDICT_NOTE,
     compared_methods,
@@ -34,8 +32,7 @@ from captum_cams.evaluation.tables import (
     what_was_run,
     write_text,
 )
-from captum_cams.metrics._metric import resized
-from captum_cams.visualization import overlay
+from captum_cams.visualization import blend
 
 _RANKS = ("best", "typical", "worst")
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -129,19 +126,17 @@ def _paper(
 
 def _case(case: Case, layer: str, key: str, shown: Gallery) -> dict[str, Any]:
     """A picture, and over it the map of each method."""
-    metric, maps = METRICS[key], []
-    for method in case.values:
+    metric, images = METRICS[key], []
+    for method, value in case.values.items():
         at = layer if parse_method(method).method.has_layer else ""
         picture, cam, boxes, caption = shown(case.picture, case.target, method, at)
-        maps.append(resized(cam[None, None], picture.shape[1:])[0])  # (1, H, W)
-    images = [{"uri": _plain(picture, boxes), "name": "the picture", "value": ""}]
-    for (method, value), cam, uri in zip(
-        case.values.items(), maps, _overlaid(picture, maps, boxes), strict=True
-    ):
         number = f"{metric.label} {metric.write(value)}{metric.unit}"
         if not cam.any():
             number += "; the map is 0 everywhere"
-        images.append({"uri": uri, "name": method, "value": number})
+        under = blend(picture[None], cam[None])[0]  # (3, H, W)
+        images.append({"uri": _drawn(under, boxes), "name": method, "value": number})
+    plain = {"uri": _drawn(picture, boxes), "name": "the picture", "value": ""}
+    images.insert(0, plain)
     return {"title": f"{case.rank}: {caption}", "images": images}
 
 
@@ -186,33 +181,13 @@ def glossary(summary: Summary) -> dict[str, str]:
     }
 
 
-def _plain(picture: Tensor, boxes: Tensor) -> str:
-    """The picture with its boxes, as a data URI."""
+def _drawn(picture: Tensor, boxes: Tensor) -> str:
+    """A picture with its boxes, as a data URI."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1)  # (H, W, 3)
     image = Image.fromarray(pixels.cpu().numpy())
     draw = ImageDraw.Draw(image)
     for box in boxes.tolist():
         draw.rectangle(box, outline="white", width=max(1, image.width // 100))
-    return _jpeg(image)
-
-
-def _overlaid(picture: Tensor, maps: Sequence[Tensor], boxes: Tensor) -> list[str]:
-    """Each map over the picture, cut out of one figure, which is quicker than many."""
-    number = len(maps)
-    images = picture.expand(number, -1, -1, -1)  # (M, 3, H, W)
-    figure = overlay(images, torch.stack([*maps]), boxes=[boxes] * number)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi="figure")
-    whole = Image.open(file).convert("RGB")
-    uris = []
-    for axes in figure.axes[:number]:
-        x0, y0, x1, y1 = axes.get_window_extent().extents
-        top, bottom = whole.height - round(y1), whole.height - round(y0)
-        uris.append(_jpeg(whole.crop((round(x0), top, round(x1), bottom))))
-    return uris
-
-
-def _jpeg(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, format="jpeg", quality=88)
     return _uri("jpeg", file.getvalue())

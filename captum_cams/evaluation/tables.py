@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captum_cams._printable import printable
+from captum_cams.evaluation.methods import parse_method
 from captum_cams.evaluation.metrics import METRICS, Metric
 from captum_cams.evaluation.papers import (
     PAPERS,
@@ -116,14 +117,16 @@ def _interval(found: Difference | None, metric: Metric) -> str:
 
 
 def compared_methods(run: Run, protocol: str) -> list[str]:
-    """Methods that are compared with each other: all but those of sweeps alone."""
+    """Methods that are compared with each other: all but what sweeps alone add."""
+    methods: list[str] = run["methods"][protocol]
+    if run["settings"].get("methods") is not None:  # all of them were asked for
+        return methods
     swept = {
         label
         for sweep in SWEEPS
         for value, label in sweep.labels().items()
         if value != sweep.default
     }
-    methods = run["methods"][protocol]
     own = [method for method in methods if method not in swept]
     return own or methods
 

@@ -63,7 +63,7 @@ def road_morf_curve(  # noqa: PLR0913
         n_steps (int): Parts into which the pixels are divided, at least 2, with one
             forward pass each. Default: 10, which removes 10% to 90%
         stdevs (float): Standard deviation of the noise, in the inputs' scales.
-            Default: 0.01, as in the authors' code
+            Default: 0.01, as in pytorch-grad-cam
         seed (int): Draws the noise, one picture of it for all examples and steps;
             PyTorch's global generators are left alone. Default: 0
         max_examples_per_batch (int, optional): As there; steps of all examples are
