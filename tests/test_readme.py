@@ -23,8 +23,10 @@ def run(file):
     return names
 
 
-def test_the_example_runs():
-    assert run(README)["full_size"].shape == (4, 1, 128, 128)
+def test_the_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(README)["rsi"].shape == (4, 1, 4, 4)
+    assert (tmp_path / "rsi.png").exists()
 
 
 def test_the_measured_tables_tell_their_commands():

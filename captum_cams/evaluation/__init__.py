@@ -18,3 +18,6 @@ else:
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return found
+
+    def __dir__() -> list[str]:
+        return __all__
