@@ -2,9 +2,10 @@
 
 import contextlib
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from captum_cams.evaluation.plan import Plan
 from captum_cams.evaluation.records import Explained, Record, Unused, Value
 from captum_cams.evaluation.shared_path import explain_along_path, shares_path
 from captum_cams.metrics import randomization_check
+
+_MOST_TRIED = 8  # batches, for a picture to warm up with
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,32 @@ def _loaded(plan: Plan, number: int) -> tuple[list[tuple[int, Sample]], list[Rec
     return samples, records
 
 
-def warm_up(plan: Plan, number: int) -> None:
+def warm_up(plan: Plan, numbers: Iterable[int]) -> None:
     """
-    Explains a picture of a batch by every method, for nothing but the time.
+    Explains a picture by every method, for nothing but the time.
 
     What is loaded, built or allocated once would else count as the first one's.
+
+    Args:
+        plan (Plan): Of the run.
+        numbers (iterable of int): Batches, of which as many are read as it takes to
+            find a picture for each method.
     """
-    samples, _ = _loaded(plan, number)
-    if not samples:
-        return
-    with contextlib.suppress(ValueError):  # told when the batch is explained
-        asked = _asked(plan, _examples(plan, samples)[0])
-        few = {label: examples[:1] for label, examples in asked.items()}
-        for _ in _maps_by_method(plan, few, number):
-            pass
+    nothing: dict[str, list[_Example]] = {spec.label: [] for spec in plan.specs}
+    cold = {*nothing}
+    for number in itertools.islice(numbers, _MOST_TRIED):
+        samples, _ = _loaded(plan, number)
+        asked = nothing
+        with contextlib.suppress(ValueError):  # told when the batch is explained
+            asked = _asked(plan, _examples(plan, samples)[0]) if samples else nothing
+        for label, examples in asked.items():
+            if label in cold and examples:
+                one = {**nothing, label: examples[:1]}
+                with contextlib.suppress(ValueError):
+                    for _ in _maps_by_method(plan, one, number):
+                        cold.discard(label)
+        if not cold:
+            return
 
 
 def explain_again(

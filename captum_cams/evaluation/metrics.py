@@ -186,6 +186,11 @@ class Metric:
         unit = f", {self.unit}" if self.unit else ""
         return f"{self.label}{unit}{self.arrow}"
 
+    def shown(self, value: float) -> str:
+        """A number of this metric with its unit."""
+        space = "" if self.unit in ("", "%") else " "
+        return f"{self.write(value)}{space}{self.unit}"
+
     def write(self, value: float) -> str:
         """A number of this metric as text."""
         shown = format(value * self.scale, self.form)
@@ -260,7 +265,8 @@ METRICS: dict[str, Metric] = {
         "heat-map mean after normalizing",
         lambda m: metrics.heatmap_mean(m.normalized),
         **_ratio,
-        meaning="the same of the map that eq. 26 of RSI-Grad-CAM scales to [0, 1]",
+        meaning="mean over the pixels of the map that eq. 26 of RSI-Grad-CAM scales to "
+        "[0, 1]",
     ),
     "dark_heatmaps": Metric(
         "dark heat maps",
@@ -272,7 +278,8 @@ METRICS: dict[str, Metric] = {
     "dark_heatmaps.probability": Metric(
         "mean probability where dark", None, None, _eps, "eps",
         of_record=_probability_where_dark, if_absent="none dark", **_ratio,
-        meaning="that of the explained class in the pictures with a dark map",
+        meaning="mean probability of the explained class in the pictures with a dark "
+        "map",
     ),
     "average_drop(eps=1e-08)": Metric(
         "average drop",
@@ -296,12 +303,13 @@ METRICS: dict[str, Metric] = {
     ),
     "box_overlap.iob": Metric(
         "IoB", lambda m: m.overlap.iob, True, **_above,
-        meaning="intersection of both over the box",
+        meaning="intersection of the box and the pixels above a threshold, over the "
+        "box",
     ),
     "box_overlap.ior": Metric(
         "IoR", lambda m: m.overlap.ior, True, **_above,
-        meaning="intersection of both over the region above the threshold; undefined "
-        "where no pixel is above it",
+        meaning="intersection of the box and the pixels above a threshold, over these "
+        "pixels; undefined where there are none",
     ),
     # Our choice: as above, but maps scaled to all of [0, 1]
     "average_drop": Metric(
@@ -341,8 +349,8 @@ METRICS: dict[str, Metric] = {
     ),
     "deletion_auc": Metric(
         "deletion", lambda m: _area(m.deletion), False, **_area_of,
-        meaning="the same while the picture's pixels are blurred, the map's largest "
-        "first",
+        meaning="mean probability of the class while the picture's pixels are blurred, "
+        "the map's largest first (area under the curve)",
     ),
     "overall": Metric(
         "over-all", lambda m: _area(m.insertion) - _area(m.deletion), True, **_area_of,
@@ -368,7 +376,8 @@ METRICS: dict[str, Metric] = {
             metrics.pointing_game, tolerance=15 * m.maps.shape[-1] / 224
         ), True,
         needs_boxes=True, yes_or_no=True, **_area_of,
-        meaning="the same, or near it",
+        meaning="share of the maps whose largest pixel lies in the object's box, or "
+        "near it",
     ),
     # Of no protocol: what other papers measure. Rong et al., "A Consistent and
     # Efficient Evaluation Strategy for Attribution Methods", 2022
@@ -378,15 +387,19 @@ METRICS: dict[str, Metric] = {
             m.task.forward, m.task.inputs, m.maps, target=m.task.targets
         ), True,
         **_area_of,
+        meaning="half of what filling in the least relevant pixels first keeps over "
+        "the most relevant first",
     ),
     # Bhatt et al., "Evaluating and Aggregating Feature-based Model Explanations", 2020
     "complexity": Metric(
         "complexity", lambda m: metrics.complexity(m.maps), False,
         form=".2f", scale=1, unit="nats",
+        meaning="entropy of the pixels' shares in a map",
     ),
     # Chalasani et al., "Concise Explanations of Neural Networks", 2020
     "sparseness": Metric(
-        "sparseness", lambda m: metrics.sparseness(m.maps), True, **_ratio
+        "sparseness", lambda m: metrics.sparseness(m.maps), True, **_ratio,
+        meaning="Gini index of a map's magnitudes",
     ),
     **{
         key: metric
@@ -403,7 +416,7 @@ METRICS: dict[str, Metric] = {
                 of_record=_magnitudes(f"{RANDOMIZATION}.{mode}.spearman"), **_ratio,
                 meaning="likeness of the maps before and after layers lose their "
                 "weights: magnitude of the rank correlation, 1 for the same map, also "
-                "if it is turned over, near 0 where nothing is left of it",
+                "if it is turned over; small maps have some by chance",
             ),
             f"{RANDOMIZATION}.{mode}.ssim": Metric(
                 f"SSIM, {mode}", None, None, _randomized, "layer", **_ratio,

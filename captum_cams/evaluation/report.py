@@ -102,6 +102,9 @@ def _paper(
 ) -> dict[str, Any]:
     """What the template shows of a paper."""
     paper = PAPERS[protocol]
+    own = [one for one in drawings if one.protocol == protocol]
+    drawn = {one.path.stem for one in own}
+    undrawn = [of.number for of in paper.figures if of.stem not in drawn]
     return {
         "key": protocol,
         "title": paper.title,
@@ -109,9 +112,9 @@ def _paper(
         "tables": tables(summary, protocol),
         "figures": [
             {"uri": _uri("png", one.path.read_bytes()), "caption": one.caption}
-            for one in drawings
-            if one.protocol == protocol
+            for one in own
         ],
+        "undrawn": ", ".join(dict.fromkeys(undrawn)),
         "ranked_by": METRICS[paper.ranked_by].text,
         "gallery": [
             {
@@ -130,7 +133,7 @@ def _case(case: Case, layer: str, key: str, shown: Gallery) -> dict[str, Any]:
     for method, value in case.values.items():
         at = layer if parse_method(method).method.has_layer else ""
         picture, cam, boxes, caption = shown(case.picture, case.target, method, at)
-        number = f"{metric.label} {metric.write(value)}{metric.unit}"
+        number = f"{metric.label} {metric.shown(value)}"
         if not cam.any():
             number += "; the map is 0 everywhere"
         under = blend(picture[None], cam[None])[0]  # (3, H, W)

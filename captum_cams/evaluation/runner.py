@@ -326,8 +326,7 @@ def _work(
             disable=not show or team.rank > 0,
         ) as bar,
     ):
-        if batches:
-            warm_up(plan, batches[0])
+        warm_up(plan, batches)
         for number in batches:
             writer.add(number, explain_batch(plan, number))
             bar.update(len(plan.batch(number)))

@@ -33,10 +33,12 @@ UNDEFINED = "undefined"
 VERDICT_NOTE = (
     "A method is ahead of another if, on the same pictures, the bootstrap interval of "
     "95% of their difference does not hold 0, and they differ on "
-    f"{FEWEST} of them or more. That is of these pictures and this network."
+    f"{FEWEST} of them or more. That is of these pictures and this network, and each "
+    "comparison is by itself: of several equal methods one often comes out behind by "
+    "chance."
 )
 NO_VALUE = "\N{EN DASH}"
-"""Of a difference that cannot be taken."""
+"""In the place of a difference, of the best method or where none can be taken."""
 _SECONDS = Metric("time", form=".3g", scale=1, unit="s")
 _PASSES = Metric("passes", form=".4g", scale=1, unit="")
 
@@ -78,11 +80,13 @@ def cells(
     The means of several methods as texts.
 
     With paired differences the best is marked, and with it all that it does not beat by
-    more than noise; nothing is marked where that is true of all.
+    more than noise; nothing is marked where that is true of all, or where a method is
+    ahead of the one with the best mean on the maps that both have.
     """
     differences = differences or [None] * len(means)
     marks = [found is not None and found.is_noise for found in differences]
     apart = any(found is not None and not found.is_noise for found in differences)
+    apart &= not any(is_ahead(found, metric) for found in differences)
     return [
         Cell(*_written(mean, metric), mark and apart, _interval(found, metric))
         for mean, mark, found in zip(means, marks, differences, strict=True)
@@ -104,6 +108,13 @@ def _written(mean: Mean, metric: Metric) -> tuple[str, str]:
     if mean.missing:
         spread += f" ({mean.number} of {mean.number + mean.missing})"
     return metric.write(mean.mean), spread.lstrip()
+
+
+def is_ahead(found: Difference | None, metric: Metric) -> bool:
+    """Whether a method beats the one with the best mean, on the maps that both have."""
+    if found is None or found.is_noise:
+        return False
+    return (found.mean > 0) == metric.higher_is_better
 
 
 def _interval(found: Difference | None, metric: Metric) -> str:
@@ -195,11 +206,12 @@ def _differences(
     if shown:
         note = (
             "On the same maps, to the best of the row, with a bootstrap interval of "
-            "95%."
+            f"95% over pictures. {NO_VALUE}: the best itself, one that equals it on "
+            "every map, or one that cannot be compared."
         )
         if any("(of " in cell.mean for _, row in shown for cell in row):
             note += (
-                " (of n): the methods differ on n maps alone, too few to tell them "
+                " (of n): the methods differ on n pictures alone, too few to tell them "
                 f"apart, which takes {FEWEST}."
             )
         if any(cell.best for _, row in shown for cell in row):
@@ -227,20 +239,27 @@ def _classes(
         if 1 < len(classes) <= _MOST_CLASSES:
             heads = summary.label(of_class), METRICS[key].text
             rows.append((heads, cells(means, METRICS[key])))
-        every += means
+            every += means
+    over = False
     if table.mean_over_classes and classes:
         for key in table.metrics:
             means = [
                 summary.over_classes(protocol, method, layer, key) for method in methods
             ]
-            heads = f"mean over {len(classes)} classes", METRICS[key].text
+            number = max((mean.number for mean in means), default=0)
+            word = "class" if number == 1 else "classes"
+            heads = f"mean over {number} {word}", METRICS[key].text
             rows.append((heads, cells(means, METRICS[key])))
+            over |= any(mean.interval for mean in means)
             means = summary.across(protocol, methods, layer, key)
             differences = summary.differences(protocol, methods, layer, key)
             heads = "all pictures", METRICS[key].text
             rows.append((heads, cells(means, METRICS[key], differences)))
+            every += means
     if rows:
         note = _note(every, rows)
+        if over:
+            note += " The interval of the mean over classes is made of theirs (MOVER)."
         yield Sheet(table.title, layer, ["Class", "Metric"], methods, rows, note)
 
 
@@ -308,7 +327,10 @@ def timings(summary: Summary) -> list[Sheet]:
     path = shares_path([parse_method(method) for method in methods])
     if path:
         names = ", ".join(spec.label for spec in path)
-        shared += f" {names} are explained along one path, in equal parts."
+        shared += (
+            f" {names} are explained along one path, in equal parts, in batches where "
+            "they explain the same pictures."
+        )
     sheets = []
     for metric, title, what in (
         (_SECONDS, "Time a picture by layer (Table 3)", "Seconds"),
@@ -347,15 +369,20 @@ def what_was_run(summary: Summary) -> str:
     """Network, data, layers, methods and pictures in a sentence."""
     run = summary.run
     data = run["settings"].get("dataset")
-    labels = dict.fromkeys(
-        itertools.chain(
-            *(compared_methods(run, protocol) for protocol in run["methods"])
-        )
-    )
-    used = max(summary.pictures.values(), default=0)
-    pictures = "1 picture" if used == 1 else f"{used} pictures"
-    layers = f", at {_listed(run['layers'])}" if run["layers"] else ""
     of = f" of {data}" if data else ""
+    used = {protocol: n for protocol, n in summary.pictures.items() if n}
+    if not used:
+        return f"No picture{of} was explained of {run['network']}."
+    labels = dict.fromkeys(
+        itertools.chain(*(compared_methods(run, protocol) for protocol in used))
+    )
+    found = dict.fromkeys(itertools.chain(*map(summary.layers, used)))
+    names = [layer for layer in found if layer]
+    layers = f", at {_listed(names)}" if names else ""
+    low, high = min(used.values()), max(used.values())
+    pictures = f"{low} to {high} pictures" if low < high else f"{high} pictures"
+    if high == 1:
+        pictures = "1 picture"
     return (
         f"On {pictures}{of}, {run['network']} was explained{layers}, by "
         f"{_listed([*labels])}."
@@ -382,7 +409,10 @@ def verdict(summary: Summary) -> list[str]:
                 where = f" at {layer}" if len(layers) > 1 else ""
                 what = f"{PAPERS[protocol].title}, {metric.label}{where}: "
                 lines.append(what + _best(methods, means, found, metric))
-    return lines or ["Nothing was measured by which one method could be better."]
+    return lines or [
+        "Nothing was measured in one number a map that has a better direction and "
+        "values; see the tables."
+    ]
 
 
 def _best(
@@ -397,22 +427,39 @@ def _best(
         for method, mean, found in zip(methods, means, differences, strict=True)
         if mean.mean is not None
     ]
+    blank = [m for m, mean in zip(methods, means, strict=True) if mean.mean is None]
+    tail = f" Without a value: {_listed(blank)}." if blank else ""
     if len(known) < 2:
         return f"{known[0][0]} alone has values, so that there is nothing to compare."
     high = metric.higher_is_better
     order = sorted(known, key=lambda one: -one[1] if high else one[1])
     first, value, _ = order[0]
-    shown = f"{metric.write(value)}{metric.unit}"
-    beaten = [found is not None and not found.is_noise for _, _, found in order]
-    near = [one[0] for one, behind in zip(order, beaten, strict=True) if not behind][1:]
-    if not any(beaten):
-        equal = order[-1][1] == value
-        lead = f"all have {shown}" if equal else f"{first} leads with {shown}"
-        return f"{lead}, and no method can be told from another."
+    shown = metric.shown(value)
+    ahead = [method for method, _, found in order if is_ahead(found, metric)]
+    if ahead:
+        are = "is" if len(ahead) == 1 else "are"
+        return (
+            f"{first} has the best mean, {shown}, but on the maps that both have "
+            f"{_listed(ahead)} {are} ahead of it.{tail}"
+        )
+    others = order[1:]
+    beaten = [m for m, _, found in others if found is not None and not found.is_noise]
+    near = [m for m, _, found in others if found is not None and found.is_noise]
+    apart = [m for m, _, found in others if found is None]
+    if apart and len(apart) < len(others):
+        tail = f" Not comparable, for lack of common maps: {_listed(apart)}.{tail}"
+    if not beaten:
+        if order[-1][1] == value:
+            return f"all have {shown}, and no method can be told from another.{tail}"
+        told = "no other method can be told from it"
+        return f"{first} leads with {shown}, and {told}.{tail}"
     if not near:
-        return f"{first} is best with {shown}, ahead of all others."
+        them = "all others" if len(beaten) == len(methods) - 1 else _listed(beaten)
+        return f"{first} is best with {shown}, ahead of {them}.{tail}"
     are = "is" if len(near) == 1 else "are"
-    return f"{first} is best with {shown}; {_listed(near)} {are} within noise of it."
+    return (
+        f"{first} is best with {shown}; {_listed(near)} {are} within noise of it.{tail}"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
