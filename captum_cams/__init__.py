@@ -47,6 +47,8 @@ else:  # a type checker would take any name for one of these
                 return [*attr.__all__, "metrics"]
             if name in attr.__all__:
                 return getattr(attr, name)
+        if name in globals():  # a module that attr has imported
+            return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

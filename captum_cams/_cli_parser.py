@@ -72,8 +72,8 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
         metavar="T1,T2",
         type=_name,
         default="top1",
-        help="the classes to explain: indices, names, or topK for the K most probable "
-        "ones of each picture (default: top1)",
+        help="the classes to explain: indices (as any number is read), names, or topK "
+        "for the K most probable ones of each picture (default: top1)",
     )
     add(
         "--save",
@@ -410,13 +410,13 @@ class _Words(argparse.Action):
         methods = []
         for word in words:
             name, _ = parse_call(word)
-            named = name in known or ":" in name
+            named = name in known or (":" in name and not os.path.lexists(word))
             if not named and hasattr(namespace, "more_images") and _is_path(word):
                 namespace.more_images.append(word)
             else:
                 methods.append(word)
         for word in methods:
-            if word != "all":
+            if word != "all" or self.default is None:  # which evaluate does not know
                 try:
                     parse_method(word)
                 except UserError as error:

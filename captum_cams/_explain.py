@@ -29,7 +29,12 @@ from captum_cams._lettering import legible, text_style
 from captum_cams._printable import printable
 from captum_cams.attr.registry import METHODS
 from captum_cams.evaluation.class_names import name_outputs
-from captum_cams.evaluation.errors import UserError, brief_error, closest_names
+from captum_cams.evaluation.errors import (
+    UserError,
+    brief_error,
+    closest_names,
+    is_out_of_memory,
+)
 from captum_cams.evaluation.folders import is_picture, pictures_below
 from captum_cams.evaluation.layers import LayerInfo, find_layers
 from captum_cams.evaluation.methods import (
@@ -42,6 +47,7 @@ from captum_cams.evaluation.methods import (
 from captum_cams.evaluation.networks import (
     Network,
     choose_output,
+    failure,
     load_network,
     load_transform,
     transform_name,
@@ -58,6 +64,8 @@ _MOST_SKIPPED = 10  # pictures whose reasons are printed
 _TOGETHER = 8  # pictures that are explained in one batch
 _NAMED = 5  # most probable classes that --save json holds
 _STDIN = "-"
+_STDIN_NAME = "stdin"
+_MOST_MAPS = 1000  # of a figure
 
 
 class _Target(NamedTuple):
@@ -73,8 +81,10 @@ class _Target(NamedTuple):
     def indices(self, confidences: Tensor) -> Tensor:
         """The class of each picture, (N,), of its confidences, (N, classes)."""
         if self.output is not None:
-            return torch.full_like(confidences[:, 0], self.output).long()  # (N,)
-        return confidences.topk(self.rank + 1).indices[:, -1]  # (N,)
+            return torch.full_like(confidences[:, 0], self.output, dtype=torch.long)
+        # Stable, so that classes of equal outputs have a rank each.
+        order = confidences.sort(dim=1, descending=True, stable=True).indices
+        return order[:, self.rank]  # (N,)
 
 
 class _Column(NamedTuple):
@@ -190,8 +200,7 @@ def explain(options: argparse.Namespace) -> None:
         files = _Files(made_folder(options.out), options.save, setup)
         names = names_apart(paths, temporary)
         stems = file_stems(names)
-        if not options.overwrite:
-            files.check_new(stems)
+        files.check_new(stems, paths, options.overwrite)
         sources = list(map(_Source, paths, names, stems))
         unread = []
         with tqdm(
@@ -252,7 +261,13 @@ def _set_up(options: argparse.Namespace) -> _Setup:
         network = name_outputs(network, options.classes, outputs)
     targets = _find_targets(options.target, network, outputs)
     specs = find_specs(options.methods, network.model)
-    return _Setup(network, layers, specs, targets, device)
+    setup = _Setup(network, layers, specs, targets, device)
+    if "figure" in options.save and len(setup.columns) > _MOST_MAPS:
+        raise UserError(
+            f"a figure must have at most {_MOST_MAPS} maps, got {len(setup.columns)}; "
+            "--save overlay takes any number"
+        )
+    return setup
 
 
 def _find_pictures(words: Sequence[str], temporary: str) -> list[str]:
@@ -265,8 +280,11 @@ def _find_pictures(words: Sequence[str], temporary: str) -> list[str]:
     found: list[str] = []
     for word in words:
         if word == _STDIN:
-            path = os.path.join(temporary, "stdin")
-            Path(path).write_bytes(sys.stdin.buffer.read())
+            path = os.path.join(temporary, _STDIN_NAME)
+            if sys.stdin is None:
+                raise UserError("cannot read -: the standard input is closed")
+            if not os.path.exists(path):  # it may be given twice
+                Path(path).write_bytes(sys.stdin.buffer.read())
             found.append(path)
         elif os.path.isdir(word):
             inside = sorted(pictures_below(Path(word), Counter(), []))
@@ -323,15 +341,21 @@ def names_apart(paths: Sequence[str], temporary: str = "") -> list[str]:
     return names
 
 
-def file_stems(names: Sequence[str]) -> list[str]:
-    """How the files that are saved of pictures begin, another for each picture."""
+def file_stems(names: Sequence[str], suffixes: bool = True) -> list[str]:
+    """
+    Parts of files' names, another for each name, without suffixes where they differ.
+
+    Args:
+        names (sequence of str): Of pictures, or, without `suffixes`, of maps.
+        suffixes (bool): Whether what follows the last dot is one. Default: True
+    """
     whole = [_safe("-".join(Path(name).parts)) for name in names]
-    bare = [_safe(os.path.splitext(name)[0]) for name in whole]
+    bare = [_safe(os.path.splitext(name)[0]) if suffixes else name for name in whole]
     counts = Counter(map(str.casefold, bare))  # as many file systems compare them
     taken: set[str] = set()
     stems = []
     for long, short in zip(whole, bare, strict=True):
-        stem = wanted = (long if counts[short.casefold()] > 1 else short)[-80:]
+        stem = wanted = _ending(long if counts[short.casefold()] > 1 else short)
         number = 1
         while stem.casefold() in taken:
             number += 1
@@ -344,6 +368,11 @@ def file_stems(names: Sequence[str]) -> list[str]:
 def _safe(text: str) -> str:
     """Letters that names of files may hold everywhere, and no shell reads."""
     return re.sub(r"[^\w.]+", "-", text).strip("-.") or "picture"
+
+
+def _ending(text: str, most: int = 80) -> str:
+    """The last letters of a name, no more than so many bytes."""
+    return text.encode()[-most:].decode(errors="ignore").lstrip("-.")
 
 
 def _find_layers(
@@ -407,7 +436,10 @@ def _find_targets(text: str, network: Network, outputs: int) -> list[_Target]:
     for index, wnid in enumerate(network.wnids if known else ()):
         folded.setdefault(wnid, [index])
     # A name may hold a comma itself.
-    words = [text] if text.casefold() in folded else split_names(text)
+    try:
+        words = [text] if text.casefold() in folded else split_names(text)
+    except UserError as error:
+        raise UserError(f"--target {error}") from error
     found: list[_Target] = []
     for word in words:
         if top := re.fullmatch(r"top(\d+)", word):
@@ -445,15 +477,25 @@ def _find_targets(text: str, network: Network, outputs: int) -> list[_Target]:
         found.append(_Target(name, index))
     if len(found) > 1:
         found = [t if t.name else t._replace(name="top 1") for t in found]
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    counts = Counter(target.name for target in found)  # classes may share a name
+    return [
+        one._replace(name=f"{one.name} {one.output}") if counts[one.name] > 1 else one
+        for one in found
+    ]
 
 
 def _explain(setup: _Setup, images: Tensor, names: Sequence[str]) -> _Explained:
     """Maps of pictures for each target, method and layer."""
     network = setup.network
     inputs = network.normalize(images.to(setup.device))
-    with torch.no_grad():
-        confidences = network.forward(inputs.clone())  # (N, classes)
+    try:
+        with torch.no_grad():
+            confidences = network.forward(inputs.clone())  # (N, classes)
+    except Exception as error:  # the model may be the user's own code
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        raise failure(network, error) from error
     for name, row in zip(names, confidences, strict=True):
         if not row.isfinite().all():
             raise UserError(f"{network.name} gives NaN or infinity for {name}")
@@ -462,7 +504,8 @@ def _explain(setup: _Setup, images: Tensor, names: Sequence[str]) -> _Explained:
     for indices in targets:
         task = ExplainTask(network, inputs, indices)
         for spec in setup.specs:
-            maps += (one.cpu() for one in _maps(spec, task, setup.layers))
+            # In single precision at least, for arrays and figures.
+            maps += (one.cpu().float() for one in _maps(spec, task, setup.layers))
     columns = [column.name for column in setup.columns]
     return _Explained(
         images,
@@ -478,9 +521,9 @@ def _maps(
 ) -> list[Tensor]:
     try:
         return task.explain(spec, layers)
-    except UserError:
-        raise
     except Exception as error:  # the method may be the user's own code
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
         raise UserError(f"{spec.label} fails: {brief_error(error)}") from error
 
 
@@ -505,7 +548,7 @@ class _Files(NamedTuple):
 
     def paths(self, stem: str) -> dict[str, list[Path]]:
         """The files of a picture, by their kind."""
-        columns = file_stems([column.name for column in self.setup.columns])
+        columns = file_stems([one.name for one in self.setup.columns], suffixes=False)
         names = {
             "figure": [f"{stem}-figure.png"],
             "overlay": [f"{stem}-overlay-{column}.png" for column in columns],
@@ -515,16 +558,25 @@ class _Files(NamedTuple):
         }
         return {kind: [self.folder / one for one in names[kind]] for kind in self.kinds}
 
-    def check_new(self, stems: Sequence[str]) -> None:
+    def check_new(
+        self, stems: Sequence[str], pictures: Sequence[str], overwrite: bool
+    ) -> None:
         """Finds files that would be written over before the work begins."""
-        there = [
+        files = [
             path
             for stem in stems
             for paths in self.paths(stem).values()
             for path in paths
-            if os.path.lexists(path)
         ]
-        if there:
+        explained = {*map(os.path.realpath, pictures)}
+        for path in files:
+            if os.path.realpath(path) in explained:
+                raise UserError(
+                    f"{path} is one of the pictures to explain, and would be replaced; "
+                    "--out DIR takes another folder"
+                )
+        there = [path for path in files if os.path.lexists(path)]
+        if there and not overwrite:
             more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
             raise UserError(
                 f"{there[0]}{more} there already; --overwrite replaces such files, and "
@@ -545,12 +597,14 @@ class _Files(NamedTuple):
         name, *classes = title.split("\n")
         yield f"{name}: {', '.join(classes)}"
         for kind, files in self.paths(source.stem).items():
-            contents = self._contents(kind, explained, source.path)
+            contents = self._contents(kind, explained, source)
             for file, content in zip(files, contents, strict=True):
                 _write(file, content)
                 yield f"{kind}: {file.resolve()}"
 
-    def _contents(self, kind: str, explained: _Explained, path: str) -> Iterator[bytes]:
+    def _contents(
+        self, kind: str, explained: _Explained, source: _Source
+    ) -> Iterator[bytes]:
         """The files of one kind, of one picture."""
         images, maps = explained.images, explained.maps
         if kind == "figure":
@@ -568,6 +622,7 @@ class _Files(NamedTuple):
             np.savez(buffer, **arrays)
             yield buffer.getvalue()
         else:
+            path = source.name if source.name == _STDIN_NAME else source.path
             facts = _facts(self.setup, explained, path)
             yield f"{json.dumps(facts, indent=2)}\n".encode()
 
@@ -589,11 +644,13 @@ def _pixels(values: Tensor) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f".{path.name}.part")  # half of a file helps nobody
     try:
-        path.write_bytes(content)
+        new.write_bytes(content)
+        new.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            path.unlink()  # half of a file helps nobody
+            new.unlink()
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 

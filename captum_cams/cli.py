@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 from captum_cams import __version__
 from captum_cams._printable import printable
-from captum_cams.evaluation.errors import UserError
+from captum_cams.evaluation.errors import UserError, is_out_of_memory
 
 _MOST_SKIPPED = 10  # pictures whose reasons are printed
 _COMMANDS = {
@@ -42,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             options = _parse(sys.argv[1:] if arguments is None else arguments)
-            quiet = io.StringIO() if options.quiet else sys.stdout
-            with contextlib.redirect_stdout(quiet):
+            with contextlib.ExitStack() as stack:
+                if options.quiet:
+                    nowhere = stack.enter_context(open(os.devnull, "w"))
+                    stack.enter_context(contextlib.redirect_stdout(nowhere))
                 _RUN[options.command](options)
         finally:
             sys.stdout.flush()  # while it can be told that this fails
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(f"stopped{_again(options)}", start="\n")
         return 130
     except Exception as error:
-        message = _message(error)
+        message = _message(error, options.command if options else None)
         if message is None:
             raise
         # What an error of the command's own says is complete.
@@ -79,7 +81,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--version", action="version", version=f"captum-cams {__version__}"
     )
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    commands = parser.add_subparsers(
+        prog=parser.prog, metavar="COMMAND", dest="command", required=True
+    )
     for name, text in _COMMANDS.items():
         command = commands.add_parser(
             name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -116,19 +120,17 @@ def _drop_broken(stream: TextIO) -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def _message(error: Exception) -> str | None:
+def _message(error: Exception, command: str | None) -> str | None:
     """What a user can put right, in one sentence; None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
         file = "" if error.filename is None else f" {error.filename}"
         return f"cannot read or write{file}: {error.strerror or error}"
-    # A RuntimeError of PyTorch's, of an accelerator's memory or of the CPU's.
-    beyond = type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-    if isinstance(error, MemoryError) or beyond:
-        return "not enough memory; a smaller --size or --batch-size takes less"
+    if is_out_of_memory(error):
+        of_command = {"demo": "", "explain": "; a smaller --size takes less"}
+        remedy = "; a smaller --size or --batch-size takes less"
+        return f"not enough memory{of_command.get(command or '', remedy)}"
     return None
 
 

@@ -134,8 +134,9 @@ def panel(
     seven methods go on in further rows, below the picture they belong to.
 
     With `eps` maps are normalized as in RSI-Grad-CAM's experiments instead, by
-    :func:`captum_cams.metrics.normalize`: one whose range is far below `eps` is drawn
-    dark, where scaled by its own magnitude it would look like any other.
+    :func:`captum_cams.metrics.normalize`, and drawn in one opacity: one whose range is
+    far below `eps` is dark, where scaled by its own magnitude it would look like any
+    other.
 
     Args:
         images (Tensor): Pictures in [0, 1], (N, 3, H, W).
@@ -486,7 +487,8 @@ def _scale(
     shares = np.linspace(low, 1, 511)
     chosen = cmap if isinstance(cmap, Colormap) else colormaps[cmap or name]
     colors = chosen(Normalize(low, 1)(shares))  # (511, 4), with opacities
-    colors[:, 3] = alpha * np.abs(shares)
+    # Of a scale that maps share, a value of 0 says that a map is dark.
+    colors[:, 3] = alpha * (np.abs(shares) if eps is None else 1)
     return _Scale(ListedColormap(colors, chosen.name), low, label)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam
+from captum.attr import FeatureAblation, IntegratedGradients, LayerGradCam
 from torch import nn
 
 from captum_cams import (
@@ -67,6 +67,21 @@ def test_baselines_are_flipped_with_the_inputs():
         (0.9, 1.0, 1.1),
     )
     torch.testing.assert_close(maps, expected)
+
+
+def test_segments_are_flipped_with_the_inputs():
+    model, x = network(), random(2, 2, 6, 6)
+    segments = torch.arange(6).expand(1, 1, 6, 6) // 2
+    method = FeatureAblation(model)
+    maps = AugmentationTunnel(method).attribute(x, target=1, feature_mask=segments)
+    expected = looped(
+        lambda x, flipped: method.attribute(
+            x, target=1, feature_mask=segments.flip(3) if flipped else segments
+        ),
+        x,
+        (0.9, 1.0, 1.1),
+    )
+    torch.testing.assert_close(maps, expected.detach())
 
 
 def test_a_flipped_picture_has_the_flipped_map():

@@ -120,6 +120,22 @@ def turned(x):
 def broken_transform(x):
     raise KeyError("no such thing")
 
+class OneByOne(nn.Module):
+    def __init__(self, error=None):
+        super().__init__()
+        self.model, self.error = build(), error
+
+    def forward(self, x):
+        if len(x) > 1 and self.error:
+            raise self.error
+        return self.model(x.view(1, *x.shape[1:]))
+
+def one_by_one():
+    return OneByOne()
+
+def greedy():
+    return OneByOne(MemoryError())
+
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
 """
@@ -632,10 +648,84 @@ def test_nothing_is_written_over_without_a_word(capsys):
         (["a/b.jpg", "a-b.jpg", "a b.png"], ["a-b.jpg", "a-b.jpg-2", "a-b.png"]),
         (["/x/-.hidden.jpg", "..", "$(rm).png"], ["x-.hidden", "picture", "rm"]),
         (["zähler 山.png", "x" * 300 + "1.png"], ["zähler-山", "x" * 79 + "1"]),
+        (["山" * 80 + "1.png"], ["山" * 26 + "1"]),
     ],
 )
 def test_pictures_keep_their_files_apart(names, stems):
     assert _explain.file_stems(names) == stems
+
+
+def test_an_old_file_stays_where_the_new_one_cannot_be_written(monkeypatch, capsys):
+    options = [*GRAD_CAM, "--save", "json"]
+    assert explain(*options) == 0
+    before = Path("picture.json").read_bytes()
+
+    def write(path, content):
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        assert explain(*options) == 2
+    assert Path("picture.json").read_bytes() == before
+    assert not [path for path in Path.cwd().iterdir() if ".part" in path.name]
+
+
+def test_no_picture_to_explain_is_replaced(capsys):
+    shutil.copy("picture.png", "picture-figure.png")
+    before = Path("picture-figure.png").read_bytes()
+    assert explain("*.png", *GRAD_CAM[1:]) == 2
+    assert "picture-figure.png is one of the pictures to explain, and would be" in (
+        capsys.readouterr().err
+    )
+    assert Path("picture-figure.png").read_bytes() == before
+    assert explain("*.png", *GRAD_CAM[1:], "--out", "elsewhere") == 0
+
+
+def test_classes_of_one_name_are_told_apart_by_their_index(panels):
+    Path("names.txt").write_text("ant\ncrane\ncat\ncrane\nelk\n")
+    options = [*GRAD_CAM, "--classes", "names.txt", "--target", "1,3"]
+    assert explain(*options, "--save", "figure,map,array,json") == 0
+    assert list(panels[0][1]) == ["grad-cam\ncrane 1", "grad-cam\ncrane 3"]
+
+
+def test_ranks_are_other_classes_where_outputs_are_equal():
+    outputs = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]] * 2)
+    targets = [_explain._Target("", None, rank) for rank in range(5)]
+    order = torch.stack([target.indices(outputs) for target in targets], 1)
+    assert order.tolist() == [[1, 0, 2, 3, 4]] * 2
+    half = outputs.to(torch.bfloat16)
+    assert _explain._Target("", 281).indices(half).tolist() == [281, 281]
+
+
+def test_maps_of_other_arguments_have_other_files():
+    columns = ["rsi-grad-cam(tolerance=0.02)", "rsi-grad-cam(tolerance=0.01)"]
+    assert _explain.file_stems(columns, suffixes=False) == [
+        "rsi-grad-cam-tolerance-0.02",
+        "rsi-grad-cam-tolerance-0.01",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("one_by_one", "user_code:one_by_one fails on a picture of 32 x 32: Runtime"),
+        ("greedy", "not enough memory; a smaller --size takes less"),
+    ],
+)
+def test_a_model_that_fails_on_a_batch_is_one_sentence(model, words, capsys):
+    options = ["--model", f"user_code:{model}", "--size", 32, "--methods", "grad-cam"]
+    assert explain(*copies(2), *options) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_standard_input_is_read_once_and_has_a_name(monkeypatch, capsys):
+    picture = io.BytesIO(Path("picture.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(picture))
+    assert explain("-", "-", *GRAD_CAM[1:], "--save", "json") == 0
+    assert json.loads(Path("stdin.json").read_text())["picture"] == "stdin"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert explain("-", *GRAD_CAM[1:]) == 2
+    assert "the standard input is closed" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing_but_errors(capsys):
@@ -849,7 +939,13 @@ GRAD_CAM = [*USER, "user_code:build", "--methods", "grad-cam"]
         (["explain", *RESNET, "--target", "canoo"], "no class 'canoo'; the closest"),
         (["explain", *GRAD_CAM, "--target", "cat"], "its classes have no names; give"),
         (["explain", *GRAD_CAM, "--target", "top6"], "must ask for 1 to 5 classes of"),
-        (["explain", *GRAD_CAM, "--target", "1,,2"], "an empty one in '1,,2'"),
+        (["explain", *GRAD_CAM, "--target", "1,,2"], "--target must be names with"),
+        (["evaluate", "--methods", "all"], "--methods: there is no method 'all'"),
+        (["demo", "--methods", "grad-cam(x={[]: 1})"], "arguments must be like group"),
+        (
+            ["explain", *GRAD_CAM, "--methods", "a:b.png"],
+            "at least one method, got 'a:",
+        ),
         (
             ["explain", "picture.png", "--methods", "gradcam"],
             "--methods: there is no method 'gradcam'; the closest names are grad-cam",
@@ -964,6 +1060,7 @@ def test_what_the_user_can_put_right_is_one_sentence(arguments, words, capsys):
     Path("twice.txt").write_text("ant\ncrane\ncat\ncrane\nelk\n")
     Path("blocked/picture-figure.png").mkdir(parents=True)
     Path("empty").mkdir()
+    shutil.copy("picture.png", "a:b.png")
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("captum-cams: ")

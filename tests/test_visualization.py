@@ -66,6 +66,7 @@ def test_with_eps_a_dark_map_stays_dark(images):
         assert drawn(axes).get_array().min() == pytest.approx(0, abs=1e-6)
         assert drawn(axes).get_array().max() == pytest.approx(1, abs=1e-6)
         assert drawn(axes).get_clim() == (0, 1)
+        assert drawn(axes).to_rgba(0)[3] == pytest.approx(0.8)  # dark is not clear
     assert 0 < drawn(dark).get_array().max() < 1e-3
     for axes in (flat, zero):
         assert (drawn(axes).get_array() == 0).all()

@@ -18,6 +18,8 @@ from captum_cams._validation import (
     shape_of,
 )
 
+_FLIPPED = ("baselines", "feature_mask")  # what belongs to places of the inputs
+
 
 class AugmentationTunnel(Attribution):
     r"""
@@ -82,7 +84,9 @@ class AugmentationTunnel(Attribution):
             intensities (sequence of float): What the inputs are multiplied by.
                 Default: ``(0.9, 1.0, 1.1)``
             **kwargs: Passed to `attribution_method.attribute`. Tensors of ``baselines``
-                with spatial axes are flipped with the inputs, and keep their intensity.
+                and ``feature_mask`` with spatial axes are flipped with the inputs, and
+                keep their intensity. ``additional_forward_args`` stay as they are:
+                where they hold places, such as regions or boxes, pass ``flip=False``.
 
         Returns:
             What `attribution_method.attribute` returns, detached: maps of any size, in
@@ -111,8 +115,8 @@ class AugmentationTunnel(Attribution):
             options = dict(kwargs)
             if flipped:
                 copies = tuple(_flipped(x).detach().requires_grad_() for x in copies)
-                if "baselines" in options:
-                    options["baselines"] = map_tensors(_flipped, options["baselines"])
+                for name in {*_FLIPPED} & {*options}:
+                    options[name] = map_tensors(_flipped, options[name])
             given = copies if isinstance(inputs, tuple) else copies[0]
             maps = self.attribution_method.attribute(given, **options)
             for _, tensor in find_tensors(maps):

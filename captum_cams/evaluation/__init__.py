@@ -15,6 +15,8 @@ else:
             from captum_cams.evaluation.runner import evaluate as found
         elif name == "fine_tune":
             from captum_cams.evaluation.fine_tuning import fine_tune as found
+        elif name == "errors":
+            from captum_cams.evaluation import errors as found
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return found

@@ -19,6 +19,16 @@ def closest_names(name: str, known: Iterable[str]) -> str:
     return f"the closest names are {', '.join(names)}"
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is of too little memory, of an accelerator's or of the CPU's."""
+    # PyTorch's own class is not imported for it.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def brief_error(error: Exception) -> str:
     """The error in one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300)

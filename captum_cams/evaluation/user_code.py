@@ -53,6 +53,13 @@ def parse_call(text: str) -> tuple[str, dict[str, Any] | None]:
         call: Any = ast.parse(f"f({match[2] or ''})", mode="eval").body
         pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
         plain = isinstance(call.func, ast.Name) and not call.args
-    except (AttributeError, SyntaxError, ValueError):
+    except (
+        AttributeError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ):
         return match[1], None
     return match[1], dict(pairs) if plain and all(key for key, _ in pairs) else None
