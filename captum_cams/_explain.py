@@ -402,12 +402,12 @@ def find_specs(methods: Sequence[str], model: Module) -> list[MethodSpec]:
     texts: list[str] = [text for text in methods if text != "all"]
     specs = {spec.label: spec for spec in map(parse_method, texts)}
     for spec in specs.values():
-        if lack := _lack(spec.name, spec, model):
+        if lack := _lack(spec, model):
             raise UserError(lack)
     if "all" in methods:
         fitting = {}
         for spec in map(parse_method, METHODS):
-            if lack := _lack(spec.name, spec, model):
+            if lack := _lack(spec, model):
                 print(f"{lack}; it is left out")
             else:
                 fitting[spec.label] = spec
@@ -415,10 +415,11 @@ def find_specs(methods: Sequence[str], model: Module) -> list[MethodSpec]:
     return [*specs.values()]
 
 
-def _lack(name: str, spec: MethodSpec, model: Module) -> str | None:
+def _lack(spec: MethodSpec, model: Module) -> str | None:
     """Why a method cannot run, as a sentence."""
-    return missing_library(name, spec.method.optional_dependencies) or missing_module(
-        name, spec.method, model
+    name, method = spec.name, spec.method
+    return missing_library(name, method.optional_dependencies) or missing_module(
+        name, method, model
     )
 
 
